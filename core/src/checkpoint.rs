@@ -1,0 +1,99 @@
+//! A trained model on disk: a Hugging Face folder with a small manifest beside the weights.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The name of the manifest inside a checkpoint folder.
+pub const CHECKPOINT_MANIFEST: &str = "farmhand.json";
+
+/// The version of the manifest's format that this farmhand writes.
+pub const CHECKPOINT_FORMAT: u32 = 1;
+
+/// What a checkpoint can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointKind {
+    /// A causal language model.
+    CausalLm,
+    /// A language model's body with a scalar head.
+    RewardModel,
+}
+
+/// The manifest farmhand writes into a checkpoint folder. A folder without one is a plain Hugging Face model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointManifest {
+    /// Version of this format.
+    pub format: u32,
+    /// What the checkpoint can do.
+    pub kind: CheckpointKind,
+    /// The component that made it, for example `dpo`.
+    pub made_by: String,
+    /// How instructions become text for this model, in the words of the models crate (`none`, `alpaca`, `chat`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_format: Option<String>,
+}
+
+/// A model folder: `config.json`, `*.safetensors`, `tokenizer.json`, and farmhand's manifest when it made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    path: PathBuf,
+}
+
+impl Checkpoint {
+    /// The model in a folder.
+    ///
+    /// # Errors
+    /// When the folder or its `config.json` does not exist.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        if !path.is_dir() {
+            return Err(Error::missing_input(format!("there is no model folder `{}`", path.display()))
+                .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
+        }
+        if !path.join("config.json").is_file() {
+            return Err(Error::missing_input(format!("`{}` holds no config.json", path.display()))
+                .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
+        }
+        Ok(Self { path })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest; `None` for a plain Hugging Face model.
+    ///
+    /// # Errors
+    /// When there is a manifest that cannot be read or is newer than this farmhand.
+    pub fn manifest(&self) -> Result<Option<CheckpointManifest>> {
+        let path = self.path.join(CHECKPOINT_MANIFEST);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let manifest: CheckpointManifest = serde_json::from_str(&text)
+            .map_err(|error| Error::invalid_data(format!("`{}` is not a checkpoint manifest", path.display())).with_source(error))?;
+        if manifest.format > CHECKPOINT_FORMAT {
+            return Err(Error::invalid_data(format!(
+                "`{}` has format {}, this farmhand reads up to {CHECKPOINT_FORMAT}",
+                path.display(),
+                manifest.format
+            ))
+            .with_hint("use the farmhand that wrote it, or a newer one"));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// What the checkpoint can do; a plain Hugging Face model is a causal language model.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::manifest`].
+    pub fn kind(&self) -> Result<CheckpointKind> {
+        Ok(self.manifest()?.map_or(CheckpointKind::CausalLm, |manifest| manifest.kind))
+    }
+}

@@ -1,0 +1,323 @@
+//! Components by name: registration, lookup, and the specs that stand for them in configurations.
+//!
+//! A component registers itself where it is written, with [`register!`](crate::register) and a typetag
+//! implementation; there is no central list. A spec such as [`LearnerSpec`] is what configurations hold:
+//! a table with exactly one key, the component's name, over its options.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::annotator::{Annotator, AnnotatorConfig};
+use crate::checkpoint::Checkpoint;
+use crate::context::Device;
+use crate::error::{Error, Problem, Result};
+use crate::evaluator::{Evaluator, EvaluatorConfig};
+use crate::learner::{Learner, LearnerConfig};
+use crate::policy::{Policy, PolicyConfig};
+use crate::reward_model::{RewardModel, RewardModelConfig};
+
+/// The five kinds of component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ComponentKind {
+    /// Answers instructions.
+    Policy,
+    /// Scores answers.
+    RewardModel,
+    /// Judges pairs of answers.
+    Annotator,
+    /// Learns from feedback.
+    Learner,
+    /// Measures.
+    Evaluator,
+}
+
+impl ComponentKind {
+    /// All kinds, in the order lists show them.
+    pub const ALL: [Self; 5] = [Self::Learner, Self::Policy, Self::RewardModel, Self::Annotator, Self::Evaluator];
+
+    /// The name of the kind in configurations, for example `reward_model`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::RewardModel => "reward_model",
+            Self::Annotator => "annotator",
+            Self::Learner => "learner",
+            Self::Evaluator => "evaluator",
+        }
+    }
+
+    /// The name of the kind in sentences, for example `reward model`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::RewardModel => "reward model",
+            other => other.key(),
+        }
+    }
+
+    /// The kind with this key.
+    pub fn from_key(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.key() == key)
+    }
+}
+
+/// What a component says about itself.
+#[derive(Debug)]
+pub struct ComponentInfo {
+    /// Its kind.
+    pub kind: ComponentKind,
+    /// Its name in configurations.
+    pub name: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// Where the method is published, if anywhere.
+    pub paper: Option<&'static str>,
+    /// The cargo package it lives in.
+    pub package: &'static str,
+    /// JSON Schema of its options, with their documentation.
+    pub schema: fn() -> String,
+    /// Its options with every default, as JSON.
+    pub defaults: fn() -> String,
+}
+
+inventory::collect!(ComponentInfo);
+
+/// The JSON Schema of an options type, as text. Used by [`register!`](crate::register).
+pub fn schema_json<C: JsonSchema>() -> String {
+    let generator = schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    serde_json::to_string(&generator.into_generator().into_root_schema_for::<C>()).expect("a schema is JSON")
+}
+
+/// The default options of a type, as JSON text. Used by [`register!`](crate::register).
+pub fn defaults_json<C: Default + Serialize>() -> String {
+    serde_json::to_string(&C::default()).expect("options are JSON")
+}
+
+/// Registers a component: what it is, its options type, one line about it, and its paper.
+///
+/// ```ignore
+/// register! {
+///     kind: Learner, name: "dpo", config: DpoConfig,
+///     summary: "direct preference optimisation", paper: "https://arxiv.org/abs/2305.18290",
+/// }
+/// ```
+/// The options type is `Default + Serialize + Deserialize + JsonSchema`, and the same name stands in
+/// `#[typetag::serde(name = "dpo")]`; a test compares the two.
+#[macro_export]
+macro_rules! register {
+    (kind: $kind:ident, name: $name:literal, config: $config:ty, summary: $summary:literal $(, paper: $paper:literal)? $(,)?) => {
+        $crate::inventory::submit! {
+            $crate::ComponentInfo {
+                kind: $crate::ComponentKind::$kind,
+                name: $name,
+                summary: $summary,
+                paper: $crate::first_or_none!($($paper)?),
+                package: env!("CARGO_PKG_NAME"),
+                schema: $crate::schema_json::<$config>,
+                defaults: $crate::defaults_json::<$config>,
+            }
+        }
+    };
+}
+
+/// `Some` of the one argument, or `None` without one. Part of [`register!`](crate::register).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! first_or_none {
+    () => {
+        None
+    };
+    ($value:expr) => {
+        Some($value)
+    };
+}
+
+/// Every registered component, sorted by kind and name.
+pub fn components() -> Vec<&'static ComponentInfo> {
+    let mut all: Vec<_> = inventory::iter::<ComponentInfo>.into_iter().collect();
+    all.sort_by_key(|info| (info.kind, info.name));
+    all
+}
+
+/// The registered names of one kind, sorted.
+pub fn component_names(kind: ComponentKind) -> Vec<&'static str> {
+    components().into_iter().filter(|info| info.kind == kind).map(|info| info.name).collect()
+}
+
+/// The component of that kind and name.
+pub fn find_component(kind: ComponentKind, name: &str) -> Option<&'static ComponentInfo> {
+    inventory::iter::<ComponentInfo>.into_iter().find(|info| info.kind == kind && info.name == name)
+}
+
+/// "unknown learner `dop`", with the nearest known name and the list as a hint.
+pub fn unknown_component(kind: ComponentKind, name: &str) -> (String, String) {
+    let known = component_names(kind);
+    let message = format!("unknown {} `{name}`", kind.noun());
+    (message, crate::config::did_you_mean(name, &known))
+}
+
+/// What a component may use while it is built.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildContext<'a> {
+    /// Where tensors will live.
+    pub device: Device,
+    /// Relative paths in options start here.
+    pub base_dir: &'a Path,
+    /// The policy that is meant when options name no model.
+    pub policy: Option<&'a Checkpoint>,
+    /// The reward model that is meant when options name no model.
+    pub reward_model: Option<&'a Checkpoint>,
+}
+
+impl<'a> BuildContext<'a> {
+    /// A context that offers no models.
+    pub fn new(device: Device, base_dir: &'a Path) -> Self {
+        Self { device, base_dir, policy: None, reward_model: None }
+    }
+
+    /// A path from the options, made absolute to `base_dir`.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.base_dir.join(path)
+    }
+
+    /// The policy checkpoint: the one the options name, otherwise the context's.
+    ///
+    /// # Errors
+    /// When there is neither, or the named one does not exist.
+    pub fn policy_checkpoint(&self, option: Option<&Path>) -> Result<Checkpoint> {
+        self.checkpoint(option, self.policy, "policy")
+    }
+
+    /// The reward model checkpoint: the one the options name, otherwise the context's.
+    ///
+    /// # Errors
+    /// When there is neither, or the named one does not exist.
+    pub fn reward_checkpoint(&self, option: Option<&Path>) -> Result<Checkpoint> {
+        self.checkpoint(option, self.reward_model, "reward model")
+    }
+
+    fn checkpoint(&self, option: Option<&Path>, fallback: Option<&Checkpoint>, noun: &str) -> Result<Checkpoint> {
+        match (option, fallback) {
+            (Some(path), _) => Checkpoint::open(self.resolve(path)),
+            (None, Some(checkpoint)) => Ok(checkpoint.clone()),
+            (None, None) => Err(Error::missing_input(format!("no {noun} to load"))
+                .with_hint("set `model` in the component's options to a model folder")),
+        }
+    }
+}
+
+/// Reads a spec: exactly one known name over its options.
+fn read_spec<'de, D, C>(deserializer: D, kind: ComponentKind) -> Result<(String, C), D::Error>
+where
+    D: Deserializer<'de>,
+    C: DeserializeOwned,
+{
+    let table = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    let mut entries = table.into_iter();
+    let (Some((name, options)), None) = (entries.next(), entries.next()) else {
+        return Err(de::Error::custom(format!("expected exactly one {} name over its options", kind.noun())));
+    };
+    if find_component(kind, &name).is_none() {
+        let (message, hint) = unknown_component(kind, &name);
+        return Err(de::Error::custom(format!("{message} ({hint})")));
+    }
+    let tagged = serde_json::Value::Object([(name.clone(), options)].into_iter().collect());
+    let config = serde_path_to_error::deserialize(tagged)
+        .map_err(|error| de::Error::custom(format!("`{}`: {}", error.path(), error.inner())))?;
+    Ok((name, config))
+}
+
+macro_rules! spec {
+    ($(#[$doc:meta])* $spec:ident, $config:ident, $component:ident, $kind:expr) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $spec {
+            name: String,
+            config: Arc<dyn $config>,
+        }
+
+        impl $spec {
+            /// The component with these options.
+            ///
+            /// # Errors
+            /// When the name is unknown or the options do not fit.
+            pub fn from_json(name: &str, options: &str) -> Result<Self> {
+                let text = format!("{{{}:{options}}}", serde_json::Value::from(name));
+                serde_json::from_str(&text).map_err(|error| Error::invalid_config(error.to_string()))
+            }
+
+            /// The component's name.
+            pub fn name(&self) -> &str {
+                &self.name
+            }
+
+            /// Builds the component; the error says which.
+            ///
+            /// # Errors
+            /// Whatever the component reports.
+            pub fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn $component>> {
+                self.config.build(ctx).map_err(|error| error.context(format_args!("{} `{}`", $kind.noun(), self.name)))
+            }
+
+            /// What is wrong with the options, paths relative to the spec (they begin with the name).
+            pub fn problems(&self) -> Vec<Problem> {
+                self.config.problems().into_iter().map(|problem| problem.under(&self.name)).collect()
+            }
+        }
+
+        impl std::fmt::Debug for $spec {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.config.fmt(f)
+            }
+        }
+
+        impl Serialize for $spec {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let config: &dyn $config = &*self.config;
+                config.serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $spec {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (name, config) = read_spec::<D, Box<dyn $config>>(deserializer, $kind)?;
+                Ok(Self { name, config: config.into() })
+            }
+        }
+
+        impl JsonSchema for $spec {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($spec).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "object", "x-component": $kind.key() })
+            }
+        }
+    };
+}
+
+spec! {
+    /// A policy by name and options.
+    PolicySpec, PolicyConfig, Policy, ComponentKind::Policy
+}
+spec! {
+    /// A reward model by name and options.
+    RewardModelSpec, RewardModelConfig, RewardModel, ComponentKind::RewardModel
+}
+spec! {
+    /// An annotator by name and options.
+    AnnotatorSpec, AnnotatorConfig, Annotator, ComponentKind::Annotator
+}
+spec! {
+    /// A learner by name and options.
+    LearnerSpec, LearnerConfig, Learner, ComponentKind::Learner
+}
+spec! {
+    /// An evaluator by name and options.
+    EvaluatorSpec, EvaluatorConfig, Evaluator, ComponentKind::Evaluator
+}
