@@ -1,5 +1,15 @@
-//! Configuration: TOML as written, checked against the components' options, and resolved.
+//! Configuration: TOML as written, checked against every component's options at once, and resolved.
 
+mod document;
+mod experiment;
 mod nearest;
+mod schema_check;
 
+pub use document::{Document, render_problems};
+pub use experiment::{
+    SPLITS,
+    DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, MethodConfig, ModelSource, PairingConfig, RewardModelStage,
+    SampleConfig, ScratchModel, SftConfig, SplitSizes,
+};
 pub use nearest::did_you_mean;
+pub use schema_check::check_against_schema;

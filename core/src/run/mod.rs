@@ -1,9 +1,19 @@
 //! The run directory. Only this module writes into it.
+//!
+//! `runs/<name>/` holds `run.toml` (the resolved configuration), `manifest.json` (per stage: its options and the
+//! hashes of its inputs and outputs), `events.jsonl` (progress and scalars, append-only) and one folder a stage. A
+//! stage whose record fits is skipped; an interrupted one goes on from its last saved state.
 
 mod atomic;
+mod event_log;
 mod journal;
+mod manifest;
+mod run_dir;
 mod stage_dir;
 
 pub use atomic::{file_hash, hash_path, write_atomic, write_dir_atomic};
+pub use event_log::EventLog;
 pub use journal::Journal;
+pub use manifest::{MANIFEST_FORMAT, Manifest, StageRecord};
+pub use run_dir::{RunDir, StagePlan, StageStatus};
 pub use stage_dir::StageDir;
