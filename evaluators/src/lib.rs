@@ -1,1 +1,11 @@
-//! evaluators
+//! The built-in evaluators: pure functions from judgements, answers and rewards to numbers with uncertainty.
+//!
+//! * [`win_rate`]: how often the model's answers are preferred to the reference's, as AlpacaEval computes it.
+//! * [`mean_reward`]: what a reward model gives the answers.
+//! * [`length`]: how long the answers are and how they end.
+//! * [`estimate`]: means with standard errors and intervals, which the others share.
+
+pub mod estimate;
+pub mod length;
+pub mod mean_reward;
+pub mod win_rate;
