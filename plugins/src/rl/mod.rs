@@ -1,0 +1,14 @@
+//! The mathematics that methods share, as pure functions over tensors: no model, no file, no event.
+//!
+//! Per-token numbers come in two shapes. *Flat* `[tokens]`: the response tokens of a batch row after row, as
+//! `farmhand_models` returns log-probabilities. *Padded* `[rollouts, tokens]` with a mask of ones (real) and
+//! zeros (padding), where a recursion over time needs columns. Every function works in the kind of its inputs.
+
+pub mod advantage;
+pub mod kl;
+pub mod masked;
+pub mod pairwise;
+pub mod policy_gradient;
+pub mod reduction;
+pub mod reward_shaping;
+pub mod rollout;
