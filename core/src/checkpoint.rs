@@ -40,15 +40,19 @@ pub struct CheckpointManifest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     path: PathBuf,
+    prompt_format: Option<String>,
 }
 
 impl Checkpoint {
-    /// The model in a folder.
+    /// The model in a folder; the folder of a stage that made one stands for its `checkpoint` folder.
     ///
     /// # Errors
     /// When the folder or its `config.json` does not exist.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
+        let mut path = path.into();
+        if !path.join("config.json").is_file() && path.join("checkpoint/config.json").is_file() {
+            path.push("checkpoint");
+        }
         if !path.is_dir() {
             return Err(Error::missing_input(format!("there is no model folder `{}`", path.display()))
                 .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
@@ -57,7 +61,26 @@ impl Checkpoint {
             return Err(Error::missing_input(format!("`{}` holds no config.json", path.display()))
                 .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
         }
-        Ok(Self { path })
+        Ok(Self { path, prompt_format: None })
+    }
+
+    /// The same model, asked in another prompt format than its manifest says (`none`, `alpaca`, `chat`).
+    #[must_use]
+    pub fn with_prompt_format(mut self, format: Option<&str>) -> Self {
+        self.prompt_format = format.map(str::to_owned);
+        self
+    }
+
+    /// How instructions become text for this model: what [`Checkpoint::with_prompt_format`] set, otherwise what the
+    /// manifest says; `None` when neither does.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::manifest`].
+    pub fn prompt_format(&self) -> Result<Option<String>> {
+        match &self.prompt_format {
+            Some(format) => Ok(Some(format.clone())),
+            None => Ok(self.manifest()?.and_then(|manifest| manifest.prompt_format)),
+        }
     }
 
     /// The folder.

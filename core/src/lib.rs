@@ -10,6 +10,7 @@
 //! * [`Seed`]: random streams named by purpose.
 //! * [`run`]: atomic files, journals and saved states.
 
+pub mod checked;
 pub mod component;
 pub mod config;
 pub mod run;
@@ -18,6 +19,7 @@ pub mod types;
 mod annotator;
 mod checkpoint;
 mod context;
+mod dylib;
 mod error;
 mod evaluator;
 mod events;
@@ -33,6 +35,7 @@ pub use component::{
     defaults_json, schema_json,
 };
 pub use context::{CancelFlag, Device, Executor, PollingExecutor, RunContext};
+pub use dylib::open_globally;
 pub use error::{Error, ErrorKind, Problem, Result};
 pub use evaluator::{EvaluationInputs, Evaluator, EvaluatorConfig};
 pub use events::{Event, EventSink, NoEvents, Progress, RecordedEvents};
