@@ -1,0 +1,216 @@
+//! AdamW with its options and a state that is saved and restored exactly.
+//!
+//! Loshchilov and Hutter, 2019, <https://arxiv.org/abs/1711.05101>; the arithmetic is that of torch's `AdamW`: decay
+//! `p ← p (1 − lr λ)`, moments `m`, `v`, then `p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`.
+
+use std::path::Path;
+
+use farmhand_core::{Error, Problem, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::gradient::{clip_gradients, gradient_norm, zero_gradients};
+use crate::schedule::Schedule;
+use crate::tensor_file::{read_tensors_into, write_tensors};
+
+/// How weights move: AdamW, gradient clipping, learning-rate schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimConfig {
+    /// Learning rate at its highest, ≥ 0.
+    pub lr: f64,
+    /// Decay of weight matrices per unit of learning rate, λ ≥ 0; biases and normalisation weights never decay.
+    pub weight_decay: f64,
+    /// Memory of the mean and of the squared gradient, each in [0, 1).
+    pub betas: [f64; 2],
+    /// Added to the denominator, > 0.
+    pub eps: f64,
+    /// Norm of all gradients together above which they are scaled down, ≥ 0; 0 never scales.
+    pub max_grad_norm: f64,
+    /// How the learning rate goes after the warm-up: `constant`, `linear` or `cosine`.
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0; not together with `warmup_ratio`.
+    pub warmup_steps: u64,
+    /// The same as a part of all steps, in [0, 1], rounded up; not together with `warmup_steps`.
+    pub warmup_ratio: f64,
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        Self {
+            lr: 2e-5,
+            weight_decay: 0.0,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            max_grad_norm: 1.0,
+            schedule: Schedule::Cosine,
+            warmup_steps: 0,
+            warmup_ratio: 0.03,
+        }
+    }
+}
+
+impl OptimConfig {
+    /// Everything out of range, paths relative to this table.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, key: &str, expected: &str, got: f64| {
+            if !ok {
+                problems.push(Problem::new(key, format!("expected {expected}, got {got}")));
+            }
+        };
+        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+        check(not_negative(self.lr), "lr", "a number ≥ 0", self.lr);
+        check(not_negative(self.weight_decay), "weight_decay", "a number ≥ 0", self.weight_decay);
+        for beta in self.betas {
+            check((0.0..1.0).contains(&beta), "betas", "numbers in [0, 1)", beta);
+        }
+        check(self.eps.is_finite() && self.eps > 0.0, "eps", "a number > 0", self.eps);
+        check(not_negative(self.max_grad_norm), "max_grad_norm", "a number ≥ 0", self.max_grad_norm);
+        check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "a number in [0, 1]", self.warmup_ratio);
+        if self.warmup_steps > 0 && self.warmup_ratio > 0.0 {
+            problems.push(
+                Problem::new("warmup_steps", "both `warmup_steps` and `warmup_ratio` are set")
+                    .with_hint("set `warmup_ratio = 0` to count the warm-up in steps"),
+            );
+        }
+        problems
+    }
+
+    /// Steps of the warm-up in a run of `total_steps`.
+    pub fn warmup(&self, total_steps: u64) -> u64 {
+        if self.warmup_steps > 0 { self.warmup_steps } else { (total_steps as f64 * self.warmup_ratio).ceil() as u64 }
+    }
+
+    /// The learning rate of optimiser step `step` (from 0) of `total_steps`.
+    pub fn lr_at(&self, step: u64, total_steps: u64) -> f64 {
+        self.lr * self.schedule.factor(step, self.warmup(total_steps), total_steps)
+    }
+}
+
+/// What one optimiser step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// The learning rate that was used.
+    pub lr: f64,
+}
+
+/// The optimiser of some tensors. Gradients accumulate in the tensors over any number of backward passes; whoever calls
+/// scales each loss so that their sum is the loss of the whole step. The moments are `f32` and live beside the weights.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimConfig,
+    total_steps: u64,
+    done: u64,
+    parameters: Vec<(String, Tensor)>,
+    means: Vec<Tensor>,
+    squares: Vec<Tensor>,
+    decays: Vec<bool>,
+}
+
+impl AdamW {
+    /// An optimiser of `parameters`, which share their storage with the model, for a run of `total_steps` steps.
+    pub fn new(parameters: &[(String, Tensor)], config: &OptimConfig, total_steps: u64) -> Self {
+        let mut sorted: Vec<(String, Tensor)> =
+            parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        let zeros = || sorted.iter().map(|(_, tensor)| no_grad(|| tensor.zeros_like().to_kind(Kind::Float))).collect();
+        Self {
+            config: config.clone(),
+            total_steps,
+            done: 0,
+            means: zeros(),
+            squares: zeros(),
+            decays: sorted.iter().map(|(name, tensor)| decays(name, tensor)).collect(),
+            parameters: sorted,
+        }
+    }
+
+    /// Steps done so far.
+    pub fn steps_done(&self) -> u64 {
+        self.done
+    }
+
+    /// Moves the weights along the accumulated gradients and forgets these. Tensors without a gradient stay as they are.
+    ///
+    /// # Errors
+    /// When a gradient is not finite; then nothing has moved and the gradients are still there.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let step = self.done;
+        let grad_norm = gradient_norm(&self.parameters).map_err(|error| error.context(format!("optimiser step {}", step + 1)))?;
+        if self.config.max_grad_norm > 0.0 {
+            clip_gradients(&self.parameters, grad_norm, self.config.max_grad_norm);
+        }
+        let lr = self.config.lr_at(step, self.total_steps);
+        self.done += 1;
+        let power = i32::try_from(self.done).unwrap_or(i32::MAX);
+        let [beta1, beta2] = self.config.betas;
+        let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
+        no_grad(|| {
+            for (index, (_, parameter)) in self.parameters.iter().enumerate() {
+                let mut gradient = parameter.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                if gradient.kind() != Kind::Float {
+                    gradient = gradient.to_kind(Kind::Float);
+                }
+                let (mean, square) = (&mut self.means[index], &mut self.squares[index]);
+                let _ = mean.lerp_(&gradient, 1.0 - beta1);
+                let scaled = &gradient * (1.0 - beta2);
+                let _ = square.g_mul_scalar_(beta2).addcmul_(&gradient, &scaled);
+                let mut denominator = square.sqrt();
+                let _ = denominator.g_div_scalar_(correction2.sqrt()).g_add_scalar_(self.config.eps);
+                let change = &*mean * (-lr / correction1);
+                let mut parameter = parameter.shallow_clone();
+                if self.decays[index] && self.config.weight_decay > 0.0 {
+                    let _ = parameter.g_mul_scalar_(1.0 - lr * self.config.weight_decay);
+                }
+                let _ = parameter.addcdiv_(&change, &denominator);
+            }
+        });
+        zero_gradients(&self.parameters);
+        Ok(StepReport { grad_norm, lr })
+    }
+
+    /// Writes the state (both moments and the steps done) into an existing folder as `optimiser.safetensors`.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let done = i64::try_from(self.done).map_err(|error| Error::other("too many steps").with_source(error))?;
+        write_tensors(&dir.join(STATE_FILE), &self.state(Tensor::from_slice(&[done])))
+    }
+
+    /// Restores what [`AdamW::save`] wrote: the next step does exactly what it would have done then.
+    ///
+    /// # Errors
+    /// When the file is missing or cut off, or belongs to other tensors.
+    pub fn load(&mut self, dir: &Path) -> Result<()> {
+        let done = Tensor::from_slice(&[0i64]);
+        read_tensors_into(&dir.join(STATE_FILE), &self.state(done.shallow_clone()))?;
+        self.done = u64::try_from(done.int64_value(&[0])).map_err(|error| {
+            Error::invalid_data(format!("`{}` has a negative step", dir.join(STATE_FILE).display())).with_source(error)
+        })?;
+        Ok(())
+    }
+
+    fn state(&self, done: Tensor) -> Vec<(String, Tensor)> {
+        let mut state = vec![("steps_done".to_owned(), done)];
+        for (index, (name, _)) in self.parameters.iter().enumerate() {
+            state.push((format!("mean.{name}"), self.means[index].shallow_clone()));
+            state.push((format!("square.{name}"), self.squares[index].shallow_clone()));
+        }
+        state
+    }
+}
+
+const STATE_FILE: &str = "optimiser.safetensors";
+
+/// Weight matrices and embeddings decay; biases and normalisation weights, which have one dimension, do not.
+fn decays(name: &str, tensor: &Tensor) -> bool {
+    tensor.dim() >= 2 && !name.ends_with("bias")
+}

@@ -1,0 +1,285 @@
+//! From instruction and answer to token ids, the same way for training, generation and scoring.
+//!
+//! The prompt's ids are what generation starts from, so the prompt part of every encoded text is exactly [`TextCodec::prompt`].
+//! Prompt and answer are tokenised once as one text; where the tokenizer then puts a token boundary exactly between them, and
+//! the prompt's part is unchanged, that is the result. Where it does not (say a `:` and a newline that the tokenizer would
+//! merge), the merge is refused: prompt and answer are tokenised apart, which is also what generation produces.
+//!
+//! User text never yields special tokens. A spelling such as `<|im_end|>` inside an instruction or an answer stays text; only
+//! what the template itself writes is read as markup.
+
+use farmhand_core::types::{Instruction, Message};
+use farmhand_core::{Checkpoint, Error, Result};
+
+use crate::chat_template::ChatTemplate;
+use crate::prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
+use crate::tokenizer::Tokenizer;
+
+/// Whether an encoded answer is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The answer ends: one end token follows it.
+    WithEos,
+    /// The answer may go on (it was cut off, or only its likelihood counts): nothing follows it.
+    Open,
+}
+
+/// The ids of a prompt and a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedText {
+    /// Prompt, then response.
+    pub ids: Vec<u32>,
+    /// Where the response starts; `ids[response_start..]` is the response with its end token, if it has one.
+    pub response_start: usize,
+}
+
+impl EncodedText {
+    /// The prompt's ids.
+    pub fn prompt(&self) -> &[u32] {
+        &self.ids[..self.response_start]
+    }
+
+    /// The response's ids.
+    pub fn response(&self) -> &[u32] {
+        &self.ids[self.response_start..]
+    }
+}
+
+/// Renders and tokenises for one model.
+#[derive(Debug, Clone)]
+pub struct TextCodec {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How instructions become text.
+    pub format: PromptFormat,
+    chat: Option<Chat>,
+}
+
+#[derive(Debug, Clone)]
+struct Chat {
+    template: ChatTemplate,
+    /// What stands between the generation prompt and an answer.
+    before_answer: String,
+    /// The token that ends a turn.
+    turn_end: u32,
+}
+
+/// A stretch of prompt, and how it is tokenised.
+enum Piece {
+    /// Special tokens are read.
+    Markup(String),
+    /// Everything is text.
+    Plain(String),
+    /// A token by itself.
+    Token(u32),
+}
+
+impl TextCodec {
+    /// The codec of a model folder. Without a `format`, the one its manifest names, otherwise `chat` when there is a chat
+    /// template and `alpaca` when there is none.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be loaded, has ids the model does not know, or the format does not fit it.
+    pub fn load(checkpoint: &Checkpoint, format: Option<PromptFormat>) -> Result<Self> {
+        let tokenizer = Tokenizer::load(checkpoint.path())?;
+        let config = checkpoint.path().join("config.json");
+        let text = std::fs::read_to_string(&config).map_err(|error| Error::io("read", &config, error))?;
+        let json: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Error::invalid_data(format!("`{}` is not JSON", config.display())).with_source(error))?;
+        if let Some(rows) = json["vocab_size"].as_u64() {
+            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+            tokenizer
+                .check_vocabulary(rows)
+                .map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))?;
+        }
+        let recorded = checkpoint.manifest()?.and_then(|manifest| manifest.prompt_format);
+        let format = match (format, recorded) {
+            (Some(format), _) => format,
+            (None, Some(name)) => PromptFormat::from_name(&name)?,
+            (None, None) if tokenizer.chat_template_source().is_some() => PromptFormat::Chat,
+            (None, None) => PromptFormat::Alpaca,
+        };
+        Self::new(tokenizer, format).map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))
+    }
+
+    /// A codec over a tokenizer.
+    ///
+    /// # Errors
+    /// When the format is `chat` and the tokenizer has no chat template, or one that does not work.
+    pub fn new(tokenizer: Tokenizer, format: PromptFormat) -> Result<Self> {
+        let chat = match (format, tokenizer.chat_template_source()) {
+            (PromptFormat::Chat, Some(source)) => Some(Chat::new(source, &tokenizer)?),
+            (PromptFormat::Chat, None) => {
+                return Err(Error::invalid_config("the prompt format is `chat`, but the tokenizer has no chat template")
+                    .with_hint("use `alpaca`, or add a chat_template.jinja to the model folder"));
+            }
+            _ => None,
+        };
+        Ok(Self { tokenizer, format, chat })
+    }
+
+    /// The token that ends an answer: the chat template's end of turn, otherwise the tokenizer's end of sequence.
+    pub fn end_id(&self) -> u32 {
+        self.chat.as_ref().map_or_else(|| self.tokenizer.eos_id(), |chat| chat.turn_end)
+    }
+
+    /// Every token at which generation stops, [`TextCodec::end_id`] first.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let mut ids = vec![self.end_id()];
+        ids.extend(self.tokenizer.eos_ids().iter().filter(|id| **id != self.end_id()));
+        ids
+    }
+
+    /// The text the model continues, as it is written; for `chat`, identical to transformers' rendering.
+    ///
+    /// # Errors
+    /// When the format cannot show the instruction, for example earlier turns with `none`.
+    pub fn prompt_text(&self, instruction: &Instruction) -> Result<String> {
+        match (self.format, &self.chat) {
+            (PromptFormat::Chat, Some(chat)) => chat.template.render(&chat_messages(instruction), true),
+            (PromptFormat::None, _) => plain_prompt(instruction),
+            _ => Ok(alpaca_prompt(instruction)),
+        }
+    }
+
+    /// The ids generation starts from. `alpaca` begins with the beginning-of-sequence token when the tokenizer itself begins
+    /// texts with it, `chat` when the template writes it, `none` never.
+    ///
+    /// # Errors
+    /// As [`TextCodec::prompt_text`], and when the tokenizer fails.
+    pub fn prompt(&self, instruction: &Instruction) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for piece in self.pieces(instruction)? {
+            ids.extend(self.piece_ids(&piece)?);
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a prompt and an answer.
+    ///
+    /// # Errors
+    /// As [`TextCodec::prompt`].
+    pub fn encode(&self, instruction: &Instruction, output: &str, ending: Ending) -> Result<EncodedText> {
+        let mut pieces = self.pieces(instruction)?;
+        let last = pieces.pop();
+        let mut ids = Vec::new();
+        for piece in &pieces {
+            ids.extend(self.piece_ids(piece)?);
+        }
+        let answer = match &self.chat {
+            Some(chat) => format!("{}{output}", chat.before_answer),
+            None => output.to_owned(),
+        };
+        let (tail, response) = self.join(last.as_ref(), &answer)?;
+        ids.extend(tail);
+        let response_start = ids.len();
+        ids.extend(response);
+        if ending == Ending::WithEos {
+            ids.push(self.end_id());
+        }
+        Ok(EncodedText { ids, response_start })
+    }
+
+    /// The same from ids that exist already, such as a rollout's: nothing is tokenised again.
+    pub fn encode_tokens(&self, prompt: &[u32], response: &[u32]) -> EncodedText {
+        EncodedText { ids: [prompt, response].concat(), response_start: prompt.len() }
+    }
+
+    /// The answer that response ids spell: special tokens left out, and what the template puts before an answer removed.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let text = self.tokenizer.decode_continuation(ids);
+        match self.chat.as_ref().and_then(|chat| text.strip_prefix(chat.before_answer.as_str())) {
+            Some(answer) => answer.to_owned(),
+            None => text,
+        }
+    }
+
+    fn pieces(&self, instruction: &Instruction) -> Result<Vec<Piece>> {
+        let pieces = match (self.format, &self.chat) {
+            (PromptFormat::Chat, Some(chat)) => chat.pieces(&self.tokenizer, chat_messages(instruction))?,
+            (PromptFormat::None, _) => vec![Piece::Plain(plain_prompt(instruction)?)],
+            _ => {
+                let bos = self.tokenizer.bos_id().filter(|_| self.tokenizer.adds_bos());
+                bos.map(Piece::Token).into_iter().chain([Piece::Plain(alpaca_prompt(instruction))]).collect()
+            }
+        };
+        Ok(pieces)
+    }
+
+    fn piece_ids(&self, piece: &Piece) -> Result<Vec<u32>> {
+        match piece {
+            Piece::Markup(text) => self.tokenizer.encode_markup(text),
+            Piece::Plain(text) => self.tokenizer.encode(text),
+            Piece::Token(id) => Ok(vec![*id]),
+        }
+    }
+
+    /// The ids of the prompt's last piece and of the answer after it.
+    fn join(&self, last: Option<&Piece>, answer: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+        let Some(last) = last else { return Ok((Vec::new(), self.tokenizer.encode(answer)?)) };
+        let prompt = self.piece_ids(last)?;
+        let whole = match last {
+            Piece::Markup(text) if self.tokenizer.find_special(answer).is_none() => {
+                Some((text.len(), self.tokenizer.encode_markup_with_ends(&format!("{text}{answer}"))?))
+            }
+            Piece::Plain(text) => Some((text.len(), self.tokenizer.encode_with_ends(&format!("{text}{answer}"))?)),
+            _ => None,
+        };
+        if let Some((boundary, (ids, ends))) = whole {
+            let meets = ids.starts_with(&prompt) && ends[..prompt.len()].iter().all(|end| *end <= boundary);
+            if meets {
+                return Ok((prompt.clone(), ids[prompt.len()..].to_vec()));
+            }
+        }
+        Ok((prompt, self.tokenizer.encode_continuation(answer)?))
+    }
+}
+
+impl Chat {
+    fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        let template = ChatTemplate::new(source, tokenizer.named_tokens())?;
+        let (before_answer, after_answer) = template.around_answer()?;
+        let turn_end = after_answer
+            .and_then(|text| {
+                let (start, _, id) = tokenizer.find_special(&text)?;
+                text[..start].trim().is_empty().then_some(id)
+            })
+            .unwrap_or_else(|| tokenizer.eos_id());
+        Ok(Self { template, before_answer, turn_end })
+    }
+
+    /// The rendered conversation. Where a message spells a special token, the spelling is broken by a character that
+    /// occurs nowhere, so that after rendering exactly the template's own special tokens are left to find.
+    fn pieces(&self, tokenizer: &Tokenizer, mut messages: Vec<Message>) -> Result<Vec<Piece>> {
+        if messages.iter().all(|message| tokenizer.find_special(&message.content).is_none()) {
+            return Ok(vec![Piece::Markup(self.template.render(&messages, true)?)]);
+        }
+        let wedge = ('\u{e000}'..'\u{f8ff}')
+            .find(|wedge| messages.iter().all(|message| !message.content.contains(*wedge)))
+            .ok_or_else(|| Error::invalid_data("a conversation uses every private character"))?;
+        for message in &mut messages {
+            while let Some((start, spelling, _)) = tokenizer.find_special(&message.content) {
+                let mut letters = spelling.chars();
+                let first = letters.next().map_or(0, char::len_utf8);
+                if letters.next().is_none() {
+                    return Err(Error::invalid_data(format!("a message contains `{spelling}`, which is a special token")));
+                }
+                message.content.insert(start + first, wedge);
+            }
+        }
+        let text = self.template.render(&messages, true)?;
+        let plain = |text: &str| Piece::Plain(text.replace(wedge, ""));
+        let (mut pieces, mut rest) = (Vec::new(), text.as_str());
+        while let Some((start, spelling, id)) = tokenizer.find_special(rest) {
+            if start > 0 {
+                pieces.push(plain(&rest[..start]));
+            }
+            pieces.push(Piece::Token(id));
+            rest = &rest[start + spelling.len()..];
+        }
+        if !rest.is_empty() {
+            pieces.push(plain(rest));
+        }
+        Ok(pieces)
+    }
+}

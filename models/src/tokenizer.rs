@@ -1,0 +1,362 @@
+//! A Hugging Face tokenizer folder: text to ids and back, the special tokens, and the files to write back as they were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use farmhand_core::{Error, Result};
+use serde_json::Value;
+
+/// The files of a tokenizer that are read, kept byte for byte and written back.
+const FILES: [&str; 9] = [
+    TOKENIZER_FILE,
+    CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    TEMPLATE_FILE,
+    GENERATION_FILE,
+];
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(crate) const CONFIG_FILE: &str = "tokenizer_config.json";
+pub(crate) const TEMPLATE_FILE: &str = "chat_template.jinja";
+pub(crate) const GENERATION_FILE: &str = "generation_config.json";
+
+/// Turns text into token ids and back.
+///
+/// Text is text: a special token's spelling inside it, such as `<|im_end|>` in a user's question, is tokenised as the
+/// characters it consists of. Only [`Tokenizer::encode_markup`], meant for text a template wrote, reads special tokens.
+#[derive(Clone)]
+pub struct Tokenizer {
+    markup: tokenizers::Tokenizer,
+    plain: tokenizers::Tokenizer,
+    files: BTreeMap<&'static str, Vec<u8>>,
+    vocab_size: usize,
+    /// Special tokens, longest spelling first.
+    specials: Vec<(String, u32)>,
+    special_ids: BTreeSet<u32>,
+    eos: Vec<u32>,
+    bos: Option<u32>,
+    pad: Option<u32>,
+    adds_bos: bool,
+    named: BTreeMap<String, String>,
+    chat_template: Option<String>,
+    /// Whether text tokenised apart gives the same ids as the same text after other text.
+    continues_plainly: bool,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a model folder.
+    ///
+    /// # Errors
+    /// When there is no `tokenizer.json`, a file cannot be read or is malformed, or no end-of-sequence token is known.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for name in FILES {
+            let path = dir.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => drop(files.insert(name, bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("read", &path, error)),
+            }
+        }
+        if !files.contains_key(TOKENIZER_FILE) {
+            return Err(Error::missing_input(format!("`{}` holds no tokenizer.json", dir.display())).with_hint(
+                "an older model folder can be converted with transformers: `AutoTokenizer.from_pretrained(dir).save_pretrained(dir)`",
+            ));
+        }
+        let model_config = read_optional_json(&dir.join("config.json"))?;
+        Self::from_files(files, model_config.as_ref()).map_err(|error| error.context(format!("tokenizer of `{}`", dir.display())))
+    }
+
+    pub(crate) fn from_files(files: BTreeMap<&'static str, Vec<u8>>, model_config: Option<&Value>) -> Result<Self> {
+        let json = |name: &'static str| -> Result<Value> {
+            let Some(bytes) = files.get(name) else { return Ok(Value::Null) };
+            serde_json::from_slice(bytes).map_err(|error| Error::invalid_data(format!("`{name}` is not JSON")).with_source(error))
+        };
+        let bytes = files.get(TOKENIZER_FILE).ok_or_else(|| Error::missing_input("there is no tokenizer.json"))?;
+        let mut markup = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| Error::invalid_data("`tokenizer.json` is not a tokenizer").with_source(error))?;
+        // Lengths are the caller's business: a tokenizer that cuts or pads in silence would break the response span.
+        markup.with_padding(None);
+        markup.with_truncation(None).map_err(|error| Error::other("cannot switch off truncation").with_source(error))?;
+
+        let (config, map, generation) = (json(CONFIG_FILE)?, json("special_tokens_map.json")?, json(GENERATION_FILE)?);
+        let model_config = model_config.unwrap_or(&Value::Null);
+        let named = named_tokens(&config, &map);
+        let id_of = |name: &str| named.get(name).and_then(|token| markup.token_to_id(token));
+        let (bos, pad) = (id_of("bos_token"), id_of("pad_token"));
+
+        let mut eos: Vec<u32> = id_of("eos_token").into_iter().collect();
+        eos.extend(ids_in(&generation["eos_token_id"]));
+        if eos.is_empty() {
+            eos.extend(ids_in(&model_config["eos_token_id"]));
+        }
+        if eos.is_empty() {
+            // Old GPT-2 and Llama folders leave the name to the tokenizer's class.
+            eos.extend(["<|endoftext|>", "</s>"].iter().find_map(|token| markup.token_to_id(token)));
+        }
+        let mut seen = BTreeSet::new();
+        eos.retain(|id| seen.insert(*id));
+
+        let added = markup.get_added_tokens_decoder();
+        let special_ids: BTreeSet<u32> = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let mut specials: Vec<(String, u32)> =
+            added.iter().filter(|(_, token)| token.special).map(|(id, token)| (token.content.clone(), *id)).collect();
+        specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
+
+        let vocab_size = markup.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if eos.is_empty() {
+            return Err(Error::invalid_data("no end-of-sequence token is known")
+                .with_hint("name it as `eos_token` in tokenizer_config.json"));
+        }
+        if let Some(id) = eos.iter().find(|id| **id as usize >= vocab_size) {
+            return Err(Error::invalid_data(format!("end-of-sequence id {id} is not in the vocabulary of {vocab_size} tokens")));
+        }
+
+        let mut plain = markup.clone();
+        plain.set_encode_special_tokens(true);
+        let mut tokenizer = Self {
+            chat_template: chat_template(&config, files.get(TEMPLATE_FILE))?,
+            markup,
+            plain,
+            files,
+            vocab_size,
+            specials,
+            special_ids,
+            eos,
+            bos,
+            pad,
+            adds_bos: false,
+            named,
+            continues_plainly: true,
+        };
+        tokenizer.adds_bos = match (bos, config["add_bos_token"].as_bool()) {
+            (None, _) => false,
+            (Some(_), Some(adds)) => adds,
+            (Some(bos), None) => {
+                let ids = |specials| tokenizer.markup.encode("a", specials).map(|text| text.get_ids().first().copied());
+                matches!((ids(true), ids(false)), (Ok(Some(with)), Ok(without)) if with == bos && without != Some(bos))
+            }
+        };
+        let (line, letter, both) = (tokenizer.encode("\n")?, tokenizer.encode("x")?, tokenizer.encode("\nx")?);
+        tokenizer.continues_plainly = [line, letter].concat() == both;
+        Ok(tokenizer)
+    }
+
+    /// Writes the tokenizer's files into an existing folder, as they were read: `AutoTokenizer` of transformers loads it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        for (name, bytes) in &self.files {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|error| Error::io("write", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// The largest id plus one: how many rows the model's embedding needs at least.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Checks that a model with `vocab_size` embedding rows knows every id.
+    ///
+    /// # Errors
+    /// When the tokenizer has ids the model does not.
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        if self.vocab_size <= vocab_size {
+            return Ok(());
+        }
+        Err(Error::invalid_data(format!(
+            "the tokenizer has {} tokens, but the model's vocabulary holds {vocab_size}",
+            self.vocab_size
+        ))
+        .with_hint("tokenizer and model are from different folders; take both from the same one"))
+    }
+
+    /// The ids of a text; nothing is added, and spellings of special tokens are ordinary text.
+    /// (Added tokens that are not special, such as Qwen's `<think>`, are still single tokens.)
+    ///
+    /// # Errors
+    /// When the tokenizer cannot keep a special token's spelling apart from the special token.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_with_ends(text)?.0)
+    }
+
+    /// The ids of a text, and for each token the byte where it ends.
+    pub(crate) fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let (ids, ends) = run(&self.plain, text)?;
+        if let Some(id) = ids.iter().find(|id| self.special_ids.contains(id)) {
+            let token = self.token(*id).unwrap_or_default();
+            return Err(Error::invalid_data(format!(
+                "a text contains `{token}`, which this tokenizer reads as its special token"
+            ))
+            .with_hint("remove it from the data"));
+        }
+        Ok((ids, ends))
+    }
+
+    /// The ids of a text that a template wrote: spellings of special tokens become those tokens; nothing is added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_markup(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_markup_with_ends(text)?.0)
+    }
+
+    pub(crate) fn encode_markup_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        run(&self.markup, text)
+    }
+
+    /// The ids of a text that follows other text, so without the word-start mark some tokenizers put before a first word.
+    pub(crate) fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
+        if !self.continues_plainly {
+            let line = self.encode("\n")?;
+            let (ids, _) = self.encode_with_ends(&format!("\n{text}"))?;
+            if let Some(rest) = ids.strip_prefix(line.as_slice()) {
+                return Ok(rest.to_vec());
+            }
+        }
+        self.encode(text)
+    }
+
+    /// The text of some ids, special tokens left out. Bytes that are not UTF-8 become `U+FFFD`.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.plain.decode(ids, true).unwrap_or_default()
+    }
+
+    /// The text of ids that follow other text: no leading space is lost.
+    pub(crate) fn decode_continuation(&self, ids: &[u32]) -> String {
+        if self.continues_plainly {
+            return self.decode(ids);
+        }
+        let Ok(mut anchored) = self.encode("x") else { return self.decode(ids) };
+        let before = self.decode(&anchored);
+        anchored.extend_from_slice(ids);
+        let text = self.decode(&anchored);
+        text.strip_prefix(before.as_str()).map_or_else(|| self.decode(ids), str::to_owned)
+    }
+
+    /// The end-of-sequence token, the tokenizer's own first.
+    pub fn eos_id(&self) -> u32 {
+        self.eos[0]
+    }
+
+    /// Every end-of-sequence token: the tokenizer's and those of `generation_config.json`. Generation stops at any.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether this tokenizer starts an ordinary text with the beginning-of-sequence token.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// The token that fills up short rows; the end-of-sequence token when there is none of its own. Never read by the model.
+    pub fn pad_id(&self) -> u32 {
+        self.pad.unwrap_or_else(|| self.eos_id())
+    }
+
+    /// The id of a token, special or not, by its exact spelling in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.plain.token_to_id(token)
+    }
+
+    /// The spelling of a token in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.plain.id_to_token(id)
+    }
+
+    /// Whether an id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
+    }
+
+    /// The source of the chat template, if the tokenizer has one.
+    pub fn chat_template_source(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Special tokens by the names templates use, for example `bos_token`.
+    pub(crate) fn named_tokens(&self) -> &BTreeMap<String, String> {
+        &self.named
+    }
+
+    /// The leftmost special token spelled in a text: where it starts, its spelling and id; the longest where several fit.
+    pub(crate) fn find_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str, u32)> {
+        let found = self.specials.iter().filter_map(|(token, id)| Some((text.find(token.as_str())?, token.as_str(), *id)));
+        found.min_by(|a, b| a.0.cmp(&b.0).then(b.1.len().cmp(&a.1.len())))
+    }
+
+    /// `generation_config.json` as it was read.
+    pub(crate) fn generation_config(&self) -> Option<Value> {
+        self.files.get(GENERATION_FILE).and_then(|bytes| serde_json::from_slice(bytes).ok())
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size).field("eos", &self.eos).finish_non_exhaustive()
+    }
+}
+
+fn run(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+    let encoding =
+        tokenizer.encode(text, false).map_err(|error| Error::invalid_data("a text cannot be tokenised").with_source(error))?;
+    Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(_, end)| *end).collect()))
+}
+
+fn read_optional_json(path: &Path) -> Result<Option<Value>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::invalid_data(format!("`{}` is not JSON", path.display())).with_source(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+/// `bos_token`, `eos_token`, … of `tokenizer_config.json`, then of `special_tokens_map.json`; each a text or an object.
+fn named_tokens(config: &Value, map: &Value) -> BTreeMap<String, String> {
+    let mut named = BTreeMap::new();
+    for source in [map, config] {
+        for (key, value) in source.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token")) {
+            if let Some(token) = value.as_str().or_else(|| value["content"].as_str()) {
+                named.insert(key.clone(), token.to_owned());
+            }
+        }
+    }
+    named
+}
+
+fn ids_in(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(ids) => ids.iter().filter_map(id).collect(),
+        other => id(other).into_iter().collect(),
+    }
+}
+
+/// The file beside the tokenizer wins over `tokenizer_config.json`; of several named templates, the default one counts.
+fn chat_template(config: &Value, file: Option<&Vec<u8>>) -> Result<Option<String>> {
+    if let Some(bytes) = file {
+        let text = String::from_utf8(bytes.clone())
+            .map_err(|error| Error::invalid_data(format!("`{TEMPLATE_FILE}` is not UTF-8")).with_source(error))?;
+        return Ok(Some(text));
+    }
+    let template = match &config["chat_template"] {
+        Value::Array(templates) => {
+            templates.iter().find(|entry| entry["name"] == "default").map_or(&Value::Null, |e| &e["template"])
+        }
+        other => other,
+    };
+    Ok(template.as_str().map(str::to_owned))
+}
