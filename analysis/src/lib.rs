@@ -1,1 +1,22 @@
-//! analysis
+//! What a run left on the disk, made readable: leaderboard, charts, one self-contained page.
+//!
+//! This crate reads files and never live objects, and prints nothing. Everything it writes is a function of what
+//! a repeated run leaves byte for byte: no times, durations, dates or paths.
+//!
+//! * [`RunFiles`]: a run directory, read.
+//! * [`Leaderboard`]: one row a model, as Markdown, CSV, JSON or plain text.
+//! * [`write_report`]: the page, with everything on it.
+
+mod html;
+mod leaderboard;
+mod number;
+mod report;
+mod run_files;
+mod table;
+
+#[cfg(test)]
+mod fixture;
+
+pub use leaderboard::{Entry, Leaderboard};
+pub use report::{ReportSummary, write_report};
+pub use run_files::{ModelFiles, RunFiles, Scalars, read_reports};

@@ -1,0 +1,445 @@
+//! The leaderboard: one row a model, the best win rate first, from the evaluation reports of one or several runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use farmhand_core::types::{EvalReport, Metric};
+use farmhand_core::{Error, Result};
+use polars::prelude::*;
+use polars_io::SerWriter;
+use polars_io::csv::write::CsvWriter;
+
+use crate::number::{fixed, significant};
+use crate::run_files::RunFiles;
+use crate::table::{Align, Table};
+
+/// The 97.5 % quantile of the normal distribution, for intervals that an evaluator left to us.
+const NORMAL_975: f64 = 1.959_963_984_540_054;
+
+/// The columns of numbers in the order in which they are shown; others follow in alphabetical order.
+const KNOWN_COLUMNS: [&str; 14] = [
+    "win_rate",
+    "standard_error",
+    "interval_low",
+    "interval_high",
+    "length_controlled_winrate",
+    "lc_standard_error",
+    "discrete_win_rate",
+    "n_wins",
+    "n_wins_base",
+    "n_draws",
+    "n_total",
+    "n_failed",
+    "avg_length",
+    "mean_reward",
+];
+
+/// AlpacaEval's columns, in its order; a leaderboard file of ours starts with them.
+const ALPACA_EVAL_COLUMNS: [&str; 9] =
+    ["win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode", "avg_length"];
+
+/// What was measured on one model: one row to be.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The run it belongs to; shown when there are several.
+    pub run: String,
+    /// The model's name.
+    pub model: String,
+    /// The evaluators' reports. Where two measured the same thing, the first counts.
+    pub reports: Vec<EvalReport>,
+}
+
+/// One row a model, sorted by win rate (best first, models without one last), ties by name.
+#[derive(Debug, Clone)]
+pub struct Leaderboard {
+    frame: DataFrame,
+    percent: BTreeSet<String>,
+}
+
+impl Leaderboard {
+    /// The leaderboard of one or several run directories.
+    ///
+    /// # Errors
+    /// When one is missing or broken; see [`RunFiles::read`].
+    pub fn load<P: AsRef<Path>>(run_dirs: &[P]) -> Result<Self> {
+        let mut entries = Vec::new();
+        for dir in run_dirs {
+            entries.extend(entries_of(&RunFiles::read(dir.as_ref())?));
+        }
+        Self::from_entries(&entries)
+    }
+
+    /// The leaderboard of these models. A model that appears twice in a run stands there twice.
+    ///
+    /// # Errors
+    /// When the table library refuses, which a valid list of entries does not cause.
+    pub fn from_entries(entries: &[Entry]) -> Result<Self> {
+        let rows: Vec<BTreeMap<String, f64>> = entries.iter().map(numbers).collect();
+        let text = |name: &str, values: Vec<Option<&str>>| Column::new(name.into(), values);
+        let report =
+            |find: fn(&EvalReport) -> Option<&str>| entries.iter().map(|entry| entry.reports.iter().find_map(find)).collect();
+        let mut columns = vec![
+            text("run", entries.iter().map(|entry| Some(entry.run.as_str())).collect()),
+            text("model", entries.iter().map(|entry| Some(entry.model.as_str())).collect()),
+            text("reference", report(|report| report.reference.as_deref())),
+            text("annotator", report(|report| report.annotator.as_deref())),
+        ];
+        columns.extend(number_columns(&rows).into_iter().map(|name| {
+            let values = rows.iter().map(|row| row.get(&name).copied());
+            if is_count(&name) {
+                Column::new(name.as_str().into(), values.map(|value| value.map(|value| value as i64)).collect::<Vec<_>>())
+            } else {
+                Column::new(name.as_str().into(), values.collect::<Vec<_>>())
+            }
+        }));
+        let frame = DataFrame::new(entries.len(), columns).map_err(frame_error)?;
+        let order = SortMultipleOptions::default()
+            .with_order_descending_multi([true, false, false])
+            .with_nulls_last(true)
+            .with_maintain_order(true);
+        let frame = frame.sort(["win_rate", "model", "run"], order).map_err(frame_error)?;
+        let frame = frame.with_row_index("rank".into(), Some(1)).map_err(frame_error)?;
+        let metrics = entries.iter().flat_map(|entry| &entry.reports).flat_map(|report| &report.metrics);
+        let percent = metrics.filter(|metric| metric.unit == "%").map(|metric| metric.name.clone()).collect();
+        Ok(Self { frame, percent })
+    }
+
+    /// The data: `rank`, `run`, `model`, `reference`, `annotator`, then one column a number, as in the CSV file.
+    pub fn frame(&self) -> &DataFrame {
+        &self.frame
+    }
+
+    /// How many models there are.
+    pub fn len(&self) -> usize {
+        self.frame.height()
+    }
+
+    /// Whether there is no model.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A Markdown table, for a README or a paper.
+    pub fn markdown(&self) -> String {
+        self.table().markdown()
+    }
+
+    /// A table of plain text, for a terminal.
+    pub fn terminal(&self) -> String {
+        self.table().terminal()
+    }
+
+    /// CSV that AlpacaEval's tools read: its columns under its names, the model in the unnamed first column,
+    /// then what it does not have. Numbers have all their digits.
+    ///
+    /// # Errors
+    /// When the table library refuses.
+    pub fn csv(&self) -> Result<String> {
+        let mode = Column::new("mode".into(), vec!["community"; self.len()]);
+        let mut columns = vec![self.column("model")?.clone().with_name("".into())];
+        for name in ALPACA_EVAL_COLUMNS {
+            columns.push(if name == "mode" { mode.clone() } else { self.column_or_empty(name) });
+        }
+        let known = |name: &str| ["rank", "model"].contains(&name) || ALPACA_EVAL_COLUMNS.contains(&name);
+        columns.extend(self.frame.columns().iter().filter(|column| !known(column.name())).cloned());
+        let mut frame = DataFrame::new(self.len(), columns).map_err(frame_error)?;
+        let mut out = Vec::new();
+        CsvWriter::new(&mut out).finish(&mut frame).map_err(frame_error)?;
+        let text = String::from_utf8(out).map_err(|error| Error::other("a leaderboard is not text").with_source(error))?;
+        // polars writes the empty name as `""`; AlpacaEval's files have nothing there.
+        Ok(text.strip_prefix("\"\"").map_or(text.clone(), str::to_owned))
+    }
+
+    /// A JSON list with one object a model, keys in alphabetical order, unknown numbers `null`.
+    pub fn json(&self) -> String {
+        let rows: Vec<serde_json::Map<String, serde_json::Value>> = (0..self.len())
+            .map(|row| {
+                let cells = self.frame.columns().iter().map(|column| (column.name().to_string(), json_cell(column, row)));
+                cells.collect()
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&rows).expect("maps with text keys are JSON");
+        text + "\n"
+    }
+
+    /// The number in a column, if the model has one.
+    pub fn number(&self, column: &str, row: usize) -> Option<f64> {
+        self.frame.column(column).ok().and_then(|column| number(column, row))
+    }
+
+    /// The text in a column, if the model has one.
+    pub fn text(&self, column: &str, row: usize) -> Option<&str> {
+        self.frame.column(column).ok()?.str().ok()?.get(row)
+    }
+
+    /// The table as shown: rounded, with readable headers, uncertain numbers with their error.
+    pub(crate) fn table(&self) -> Table {
+        let mut columns = vec![("Rank".to_owned(), Align::Right)];
+        if self.distinct("run") > 1 {
+            columns.push(("Run".to_owned(), Align::Left));
+        }
+        columns.push(("Model".to_owned(), Align::Left));
+        let mut rows: Vec<Vec<String>> = (0..self.len()).map(|row| self.names(row)).collect();
+        for name in self.shown_numbers() {
+            columns.push((self.header(&name), Align::Right));
+            for (index, row) in rows.iter_mut().enumerate() {
+                row.push(self.cell(&name, index));
+            }
+        }
+        Table::new(columns, rows)
+    }
+
+    fn names(&self, row: usize) -> Vec<String> {
+        let rank = self.number("rank", row).map(|rank| fixed(rank, 0));
+        let run = (self.distinct("run") > 1).then(|| self.text("run", row).unwrap_or_default().to_owned());
+        let model = self.text("model", row).map(str::to_owned);
+        rank.into_iter().chain(run).chain(model).collect()
+    }
+
+    /// The columns of numbers that get a column of their own in a table for people.
+    fn shown_numbers(&self) -> Vec<String> {
+        let names = self.frame.columns().iter().map(|column| column.name().as_str());
+        let hidden = ["rank", "run", "model", "reference", "annotator", "interval_high", "lc_standard_error"];
+        let names = names.filter(|name| !hidden.contains(name));
+        names.filter(|name| *name == "standard_error" || !name.ends_with("_standard_error")).map(str::to_owned).collect()
+    }
+
+    fn header(&self, name: &str) -> String {
+        match name {
+            "win_rate" => "Win rate (%)".to_owned(),
+            "standard_error" => "SE".to_owned(),
+            "interval_low" => "95 % interval".to_owned(),
+            "length_controlled_winrate" => "LC win rate (%)".to_owned(),
+            "discrete_win_rate" => "Discrete (%)".to_owned(),
+            "n_wins" => "Wins".to_owned(),
+            "n_wins_base" => "Losses".to_owned(),
+            "n_draws" => "Ties".to_owned(),
+            "n_total" => "n".to_owned(),
+            "n_failed" => "Failed".to_owned(),
+            "avg_length" => "Length (chars)".to_owned(),
+            other => {
+                let words = other.replace('_', " ");
+                let mut letters = words.chars();
+                let capital =
+                    letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default();
+                if self.percent.contains(other) { format!("{capital} (%)") } else { capital }
+            }
+        }
+    }
+
+    fn cell(&self, name: &str, row: usize) -> String {
+        let Some(value) = self.number(name, row) else { return String::new() };
+        let write = |value: f64| match name {
+            _ if is_count(name) => fixed(value, 0),
+            "win_rate" | "standard_error" | "discrete_win_rate" | "length_controlled_winrate" => fixed(value, 2),
+            "interval_low" => fixed(value, 1),
+            "mean_reward" => fixed(value, 3),
+            _ if self.percent.contains(name) => fixed(value, 2),
+            _ => significant(value),
+        };
+        let error = match name {
+            "interval_low" => {
+                let high = self.number("interval_high", row).unwrap_or(value);
+                return format!("{} – {}", write(value), write(high));
+            }
+            "win_rate" => None, // has its own column
+            "length_controlled_winrate" => self.number("lc_standard_error", row),
+            _ => self.number(&format!("{name}_standard_error"), row),
+        };
+        match error {
+            Some(error) => format!("{} ± {}", write(value), write(error)),
+            None => write(value),
+        }
+    }
+
+    fn distinct(&self, column: &str) -> usize {
+        (0..self.len()).filter_map(|row| self.text(column, row)).collect::<BTreeSet<_>>().len()
+    }
+
+    fn column(&self, name: &str) -> Result<&Column> {
+        self.frame.column(name).map_err(frame_error)
+    }
+
+    fn column_or_empty(&self, name: &str) -> Column {
+        match self.frame.column(name) {
+            Ok(column) => column.clone(),
+            Err(_) => Column::full_null(name.into(), self.len(), &DataType::Float64),
+        }
+    }
+}
+
+/// The rows to be of one run.
+pub(crate) fn entries_of(run: &RunFiles) -> Vec<Entry> {
+    let entry = |model: &crate::ModelFiles| Entry {
+        run: run.name.clone(),
+        model: model.model().to_owned(),
+        reports: model.reports.clone(),
+    };
+    run.models.iter().filter(|model| !model.reports.is_empty()).map(entry).collect()
+}
+
+/// Whether a column holds whole numbers. AlpacaEval cuts the mean length to one.
+fn is_count(name: &str) -> bool {
+    name.starts_with("n_") || name == "avg_length" || name == "rank"
+}
+
+/// The finite numbers of one entry by column name.
+fn numbers(entry: &Entry) -> BTreeMap<String, f64> {
+    let mut row = BTreeMap::new();
+    for metric in entry.reports.iter().flat_map(|report| &report.metrics) {
+        if !metric.value.is_finite() || row.contains_key(&metric.name) {
+            continue;
+        }
+        row.insert(metric.name.clone(), metric.value);
+        if let Some(error) = metric.std_error.filter(|error| error.is_finite()) {
+            row.insert(error_column(&metric.name), error);
+        }
+        if metric.name == "win_rate" {
+            row.entry("n_total".to_owned()).or_insert(metric.n as f64);
+            if let Some([low, high]) = interval(metric) {
+                row.extend([("interval_low".to_owned(), low), ("interval_high".to_owned(), high)]);
+            }
+        }
+    }
+    // The number of verdicts as the evaluator counted them, if it did, wins over the win rate's own n.
+    let counted = entry.reports.iter().find_map(|report| report.metric("n_total"));
+    row.extend(counted.map(|metric| ("n_total".to_owned(), metric.value)));
+    row
+}
+
+fn error_column(metric: &str) -> String {
+    match metric {
+        "win_rate" => "standard_error".to_owned(),
+        "length_controlled_winrate" => "lc_standard_error".to_owned(),
+        other => format!("{other}_standard_error"),
+    }
+}
+
+/// The metric's 95 % interval; where the evaluator gave none, the normal one within 0 to 100 %.
+pub(crate) fn interval(metric: &Metric) -> Option<[f64; 2]> {
+    let finite = |ends: &[f64; 2]| ends.iter().all(|end| end.is_finite());
+    metric.interval.filter(finite).or_else(|| {
+        let half = NORMAL_975 * metric.std_error?;
+        let ends =
+            [metric.value - half, metric.value + half].map(|end| if metric.unit == "%" { end.clamp(0.0, 100.0) } else { end });
+        finite(&ends).then_some(ends)
+    })
+}
+
+/// The names of the number columns in order; `win_rate` is always there, so that a table can be sorted by it.
+fn number_columns(rows: &[BTreeMap<String, f64>]) -> Vec<String> {
+    let mut names: BTreeSet<&str> = rows.iter().flat_map(|row| row.keys().map(String::as_str)).collect();
+    names.insert("win_rate");
+    let position = |name: &str| KNOWN_COLUMNS.iter().position(|known| *known == name).unwrap_or(KNOWN_COLUMNS.len());
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_by_key(|name| (position(name), *name));
+    names.into_iter().map(str::to_owned).collect()
+}
+
+fn number(column: &Column, row: usize) -> Option<f64> {
+    let value = column.get(row).ok()?;
+    if value.is_null() { None } else { value.extract::<f64>() }
+}
+
+fn json_cell(column: &Column, row: usize) -> serde_json::Value {
+    if let Ok(text) = column.str() {
+        return text.get(row).into();
+    }
+    match number(column, row) {
+        Some(value) if column.dtype().is_integer() => (value as i64).into(),
+        value => value.into(),
+    }
+}
+
+fn frame_error(error: PolarsError) -> Error {
+    Error::other("the leaderboard's table cannot be made").with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, metric, report_of};
+
+    fn entry(run: &str, model: &str, win_rate: f64) -> Entry {
+        Entry { run: run.into(), model: model.into(), reports: report_of(model, win_rate, 1.69, 805.0) }
+    }
+
+    #[test]
+    fn the_best_comes_first_ties_by_name_and_unknown_last() {
+        let mut nan = entry("r", "nan", f64::NAN);
+        nan.reports[1].metrics.push(metric("mean_reward", 0.5));
+        let entries = [nan, entry("r", "b", 50.0), entry("r", "c", 63.043), entry("r", "a", 50.0)];
+        let board = Leaderboard::from_entries(&entries).expect("made");
+        let models: Vec<_> = (0..board.len()).map(|row| board.text("model", row).expect("named")).collect();
+        assert_eq!(models, ["c", "a", "b", "nan"]);
+        assert_eq!(board.number("win_rate", 3), None);
+        assert_eq!(
+            board.markdown(),
+            "\
+| Rank | Model | Win rate (%) |   SE | 95 % interval |   n | Length (chars) | Mean reward |
+| ---: | :---- | -----------: | ---: | ------------: | --: | -------------: | ----------: |
+|    1 | c     |        63.04 | 1.69 |   59.7 – 66.4 | 805 |            805 |             |
+|    2 | a     |        50.00 | 1.69 |   46.7 – 53.3 | 805 |            805 |             |
+|    3 | b     |        50.00 | 1.69 |   46.7 – 53.3 | 805 |            805 |             |
+|    4 | nan   |              |      |               |     |            805 |       0.500 |
+"
+        );
+    }
+
+    #[test]
+    fn a_run_directory_makes_these_files() {
+        let dir = fixture::run();
+        let board = Leaderboard::load(&[dir.path()]).expect("loaded");
+        assert_eq!(
+            board.terminal(),
+            "\
+Rank  Model      Win rate (%)     SE  95 % interval  Discrete (%)  Wins  Losses  Ties  n  Failed  Length (chars)     Mean reward
+────  ─────────  ────────────  ─────  ─────────────  ────────────  ────  ──────  ────  ─  ──────  ──────────────  ──────────────
+   1  ppo               60.71  17.13    27.1 – 94.3         64.29     4       2     1  7       1              47   0.214 ± 0.125
+   2  best_of_n         46.43  17.62    11.9 – 81.0         50.00     3       3     1  7       1              40  -0.071 ± 0.125
+   3  dpo               46.43  17.62    11.9 – 81.0         50.00     3       3     1  7       1              34  -0.071 ± 0.125
+   4  sft               32.14  16.10     0.6 – 63.7         35.71     2       4     1  7       1              30  -0.357 ± 0.125
+"
+        );
+        let csv = board.csv().expect("written");
+        let header = csv.lines().next().expect("a header");
+        assert_eq!(
+            header,
+            ",win_rate,standard_error,n_wins,n_wins_base,n_draws,n_total,discrete_win_rate,mode,avg_length,run,reference,annotator,\
+             interval_low,interval_high,n_failed,mean_reward,mean_reward_standard_error"
+        );
+        let row = csv.lines().nth(1).expect("a row");
+        assert_eq!(
+            row,
+            "ppo,60.71428571428571,17.127969726116852,4,2,1,7,64.28571428571429,community,47,quick start,sft,pool,\
+             27.144081922804304,94.28448950576711,1,0.2142857142857142,0.125"
+        );
+        let json: serde_json::Value = serde_json::from_str(&board.json()).expect("JSON");
+        assert_eq!(json[0]["rank"], 1);
+        assert_eq!(json[0]["n_failed"], 1);
+    }
+
+    #[test]
+    fn several_runs_get_a_column_and_no_run_makes_an_empty_table() {
+        let board = Leaderboard::from_entries(&[entry("one", "dpo", 60.0), entry("two", "dpo", 61.0)]).expect("made");
+        assert!(board.markdown().starts_with("| Rank | Run | Model |"), "{}", board.markdown());
+        let none = Leaderboard::from_entries(&[]).expect("made");
+        assert!(none.is_empty());
+        assert_eq!(none.markdown().lines().count(), 2);
+        assert!(none.csv().expect("written").starts_with(",win_rate,"));
+        assert_eq!(none.json(), "[]\n");
+    }
+
+    #[test]
+    fn an_interval_that_is_not_given_is_normal_and_stays_a_percentage() {
+        let mut rate = metric("win_rate", 99.0);
+        (rate.unit, rate.std_error) = ("%".into(), Some(1.0));
+        let [low, high] = interval(&rate).expect("an interval");
+        assert!((low - 97.04).abs() < 0.001);
+        assert_eq!(high, 100.0);
+        rate.interval = Some([90.0, 99.5]);
+        assert_eq!(interval(&rate), Some([90.0, 99.5]));
+        (rate.interval, rate.std_error) = (None, None);
+        assert_eq!(interval(&rate), None);
+    }
+}

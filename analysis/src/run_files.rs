@@ -1,0 +1,219 @@
+//! What a finished or half-finished run left on the disk, read into memory. A file that is not there is an
+//! empty part; a file that is there and broken is an error.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use farmhand_core::types::{Completion, EvalReport, Judgement};
+use farmhand_core::{Error, Event, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Scalars of a run: stage → name → step → value. Non-finite values are left out.
+pub type Scalars = BTreeMap<String, BTreeMap<String, BTreeMap<u64, f64>>>;
+
+/// What a run directory holds that a report can show.
+#[derive(Debug, Clone, Default)]
+pub struct RunFiles {
+    /// The run's name, from `run.toml`; without one, the folder's name.
+    pub name: String,
+    /// The text of `run.toml`, the resolved configuration.
+    pub config: Option<String>,
+    /// The evaluated models, by name of the method.
+    pub models: Vec<ModelFiles>,
+    /// The numbers the stages recorded while they worked, from `events.jsonl`.
+    pub scalars: Scalars,
+}
+
+/// What a run directory holds about one method's model.
+#[derive(Debug, Clone, Default)]
+pub struct ModelFiles {
+    /// The method, as its folders `evaluate-METHOD` and `generate-METHOD` name it.
+    pub method: String,
+    /// What the evaluators measured.
+    pub reports: Vec<EvalReport>,
+    /// The judgements of the reference's answers (`output_1`) against the model's (`output_2`).
+    pub judgements: Vec<Judgement>,
+    /// The model's answers.
+    pub completions: Vec<Completion>,
+}
+
+impl ModelFiles {
+    /// The name to show: the one in the reports, else the method's.
+    pub fn model(&self) -> &str {
+        self.reports.first().map_or(&self.method, |report| &report.model)
+    }
+
+    /// Against whom it was compared, where the reports say so.
+    pub fn reference(&self) -> Option<&str> {
+        self.reports.iter().find_map(|report| report.reference.as_deref())
+    }
+}
+
+impl RunFiles {
+    /// Reads a run directory.
+    ///
+    /// # Errors
+    /// When there is no such folder, or one of its files cannot be read or does not hold what its name promises.
+    pub fn read(run_dir: &Path) -> Result<Self> {
+        if !run_dir.is_dir() {
+            return Err(Error::missing_input(format!("there is no run directory `{}`", run_dir.display()))
+                .with_hint("a run directory is what `farmhand run` makes: it holds run.toml and a folder for each stage"));
+        }
+        let config = read_optional(&run_dir.join("run.toml"))?;
+        let folder = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = match &config {
+            Some(text) => name_in(text, &run_dir.join("run.toml"))?.unwrap_or(folder),
+            None => folder,
+        };
+        let models = methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
+        Ok(Self { name, config, models, scalars: read_scalars(&run_dir.join("events.jsonl"))? })
+    }
+}
+
+fn read_model(run_dir: &Path, method: String) -> Result<ModelFiles> {
+    let evaluation = run_dir.join(format!("evaluate-{method}"));
+    let reports = match read_optional(&evaluation.join("report.json"))? {
+        Some(text) => parse_reports(&text, &evaluation.join("report.json"))?,
+        None => Vec::new(),
+    };
+    let judgements = read_jsonl(&evaluation.join("judgements.jsonl"))?;
+    let completions = read_jsonl(&run_dir.join(format!("generate-{method}")).join("completions.jsonl"))?;
+    Ok(ModelFiles { method, reports, judgements, completions })
+}
+
+/// Reads a file of evaluation reports: a JSON list.
+///
+/// # Errors
+/// When it cannot be read or is no such list.
+pub fn read_reports(path: &Path) -> Result<Vec<EvalReport>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+    parse_reports(&text, path)
+}
+
+fn parse_reports(text: &str, path: &Path) -> Result<Vec<EvalReport>> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::invalid_data(format!("`{}` is not a list of evaluation reports", path.display()))
+            .with_source(error)
+            .with_hint("remove the folder it lies in and run the same command again; the evaluation is made anew")
+    })
+}
+
+/// The methods that have an `evaluate-METHOD` folder, sorted.
+fn methods(run_dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(run_dir).map_err(|error| Error::io("list", run_dir, error))?;
+    let mut methods = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::io("list", run_dir, error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(method) = name.strip_prefix("evaluate-").filter(|_| entry.path().is_dir()) {
+            methods.push(method.to_owned());
+        }
+    }
+    methods.sort();
+    Ok(methods)
+}
+
+fn name_in(config: &str, path: &Path) -> Result<Option<String>> {
+    let table: toml::Table = toml::from_str(config)
+        .map_err(|error| Error::invalid_data(format!("`{}` is not TOML", path.display())).with_source(error))?;
+    Ok(table.get("name").and_then(toml::Value::as_str).map(str::to_owned))
+}
+
+fn read_optional(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+fn open_optional(path: &Path) -> Result<Option<std::io::BufReader<std::fs::File>>> {
+    match std::fs::File::open(path) {
+        Ok(file) => Ok(Some(std::io::BufReader::new(file))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+/// Reads records from JSON lines; no file, no records.
+fn read_jsonl<T: DeserializeOwned>(path: &PathBuf) -> Result<Vec<T>> {
+    let Some(reader) = open_optional(path)? else { return Ok(Vec::new()) };
+    let mut records = Vec::new();
+    for (index, line) in reader.lines().enumerate() {
+        let line = line.map_err(|error| Error::io("read", path, error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let record = serde_json::from_str(&line).map_err(|error| {
+            Error::invalid_data(format!("`{}`, line {}: not a record of this kind", path.display(), index + 1)).with_source(error)
+        })?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// One line of `events.jsonl`, as far as a report needs it.
+#[derive(Deserialize)]
+struct EventLine {
+    #[serde(default)]
+    stage: String,
+    #[serde(flatten)]
+    event: Event,
+}
+
+/// Reads the scalars of an event log; where a step is told twice (a resumed stage), the last counts. A log is no
+/// data: lines that are no scalar event, half-written ones included, are passed over.
+fn read_scalars(path: &Path) -> Result<Scalars> {
+    let mut scalars = Scalars::new();
+    let Some(reader) = open_optional(path)? else { return Ok(scalars) };
+    for line in reader.split(b'\n') {
+        let line = line.map_err(|error| Error::io("read", path, error))?;
+        let Ok(line) = serde_json::from_slice::<EventLine>(&line) else { continue };
+        if let Event::Scalar { name, step, value } = line.event
+            && value.is_finite()
+        {
+            scalars.entry(line.stage).or_default().entry(name).or_default().insert(step, value);
+        }
+    }
+    Ok(scalars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_run_is_read_whole_and_the_last_value_of_a_step_counts() {
+        let dir = fixture::run();
+        let run = RunFiles::read(dir.path()).expect("read");
+        assert_eq!(run.name, "quick start");
+        assert_eq!(run.models.iter().map(|model| model.method.as_str()).collect::<Vec<_>>(), ["best_of_n", "dpo", "ppo", "sft"]);
+        assert_eq!(run.models[1].judgements.len(), 8);
+        let rewards = &run.scalars["learn-ppo"]["ppo/reward"];
+        assert_eq!(rewards[&3], 0.25, "the repeated step's last value");
+        assert!(!run.scalars["learn-ppo"].contains_key("ppo/nan"));
+    }
+
+    #[test]
+    fn an_empty_folder_is_an_empty_run_and_no_folder_is_an_error() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run = RunFiles::read(dir.path()).expect("read");
+        assert!(run.models.is_empty() && run.config.is_none() && run.scalars.is_empty());
+        let error = RunFiles::read(&dir.path().join("no")).expect_err("refused");
+        assert_eq!(error.kind(), farmhand_core::ErrorKind::MissingInput);
+    }
+
+    #[test]
+    fn a_broken_record_is_named_by_file_and_line() {
+        let dir = fixture::run();
+        let path = dir.path().join("evaluate-dpo/judgements.jsonl");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(&path, format!("{}{{\n", text.lines().take(1).map(|line| format!("{line}\n")).collect::<String>()))
+            .expect("written");
+        let error = RunFiles::read(dir.path()).expect_err("refused");
+        assert!(error.to_string().contains("judgements.jsonl`, line 2"), "{error}");
+    }
+}
