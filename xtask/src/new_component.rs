@@ -44,7 +44,7 @@ pub(crate) fn new(root: &Path, args: &[OsString]) -> Result<()> {
   1. put your method into {FOLDER}/{name}.rs: paper and equation on top, options, loop, loss, tests
   2. cargo xtask test -p farmhand-plugins {name}      its own tests
   3. cargo xtask build                             then
-     ./farmhand describe learner {name}            shows its options
+     ./farmhand describe {name}                    shows its options
      ./farmhand learn {name} --help                runs it on your files
   4. add `[methods.{name}.learner.{name}]` to a copy of examples/configs/quickstart.toml and compare it:
      ./farmhand run my.toml"
