@@ -24,18 +24,14 @@ impl Workshop {
         Ok(Self { places, libtorch })
     }
 
-    /// The variables cargo runs with. `LD_LIBRARY_PATH` is for documentation tests, which no link argument reaches.
+    /// The variables cargo runs with, `LD_LIBRARY_PATH` in front of what it holds: it is for documentation tests, which no
+    /// link argument reaches.
     ///
     /// A cache keeps compiled crates for all clones (cargo's build directory), while every clone has its own
     /// `target/` with the finished programs. A target folder that the user chose is left alone.
     pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let mut library_path = OsString::from(self.libtorch.lib());
-        if let Some(rest) = std::env::var_os("LD_LIBRARY_PATH").filter(|rest| !rest.is_empty()) {
-            library_path.push(":");
-            library_path.push(rest);
-        }
-        let mut variables = vec![("LIBTORCH", self.libtorch.dir.clone().into()), ("LD_LIBRARY_PATH", library_path)];
+        let mut variables = vec![("LIBTORCH", self.libtorch.dir.clone().into()), ("LD_LIBRARY_PATH", self.libtorch.lib().into())];
         if let Some(cache) = self.places.cache.as_deref().filter(|_| !set("CARGO_TARGET_DIR") && !set("CARGO_BUILD_BUILD_DIR")) {
             variables.push(("CARGO_BUILD_BUILD_DIR", cache.join("target").into()));
         }
@@ -53,7 +49,13 @@ impl Workshop {
                 command.env_remove(name);
             }
         }
-        command.envs(self.variables());
+        for (name, mut value) in self.variables() {
+            if let Some(rest) = std::env::var_os(name).filter(|rest| name == "LD_LIBRARY_PATH" && !rest.is_empty()) {
+                value.push(":");
+                value.push(rest);
+            }
+            command.env(name, value);
+        }
         command
     }
 

@@ -3,12 +3,11 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::NoArgs;
 use crate::cargo::{Workshop, run};
 use crate::failure::Result;
 
 /// Runs every step.
-pub(crate) fn check(workshop: &Workshop, _: &NoArgs) -> Result<()> {
+pub(crate) fn check(workshop: &Workshop) -> Result<()> {
     let mut doc = workshop.cargo(["doc", "--workspace", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     let commands: [(&str, Command); 4] = [

@@ -34,7 +34,7 @@ const DOWNLOAD_MB: u64 = 544;
 const UNPACKED_MB: u64 = 520;
 const PEAK_MB: u64 = 1200;
 /// What a debug build with all tests adds.
-const BUILD_MB: u64 = 4000;
+const BUILD_MB: u64 = 3000;
 
 /// A libtorch that is ready to build and run with.
 #[derive(Debug, Clone)]
@@ -154,22 +154,30 @@ fn fetch(dest: &Path) -> Result<()> {
     }
     let part = beside(dest, "part");
     remove(&part)?;
-    for folder in ["wheels", "tmp"] {
-        let folder = part.join(folder);
-        fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
+    if let Err(failure) = fill(&part) {
+        remove(&part)?;
+        return Err(failure);
     }
-    download(&part)?;
-    eprintln!("unpacking");
-    unpack(&part)?;
-    for folder in ["wheels", "tmp"] {
-        remove(&part.join(folder))?;
-    }
-    let marker = part.join(MARKER);
-    fs::write(&marker, PINS).map_err(|error| Failure::io("write", &marker, &error))?;
     remove(dest)?;
     fs::rename(&part, dest).map_err(|error| Failure::io("rename", &part, &error))?;
     eprintln!("libtorch {VERSION} is ready ({:.0} s)", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Downloads and unpacks into `part` and leaves the marker there, last.
+fn fill(part: &Path) -> Result<()> {
+    for folder in ["wheels", "tmp"] {
+        let folder = part.join(folder);
+        fs::create_dir_all(&folder).map_err(|error| Failure::io("create", &folder, &error))?;
+    }
+    download(part)?;
+    eprintln!("unpacking");
+    unpack(part)?;
+    for folder in ["wheels", "tmp"] {
+        remove(&part.join(folder))?;
+    }
+    let marker = part.join(MARKER);
+    fs::write(&marker, PINS).map_err(|error| Failure::io("write", &marker, &error))
 }
 
 /// Checks for the compiler that tch's C++ part needs.
@@ -230,9 +238,8 @@ fn download(part: &Path) -> Result<()> {
 fn explain_pip(said: &str) -> Failure {
     let has = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
     if has(&["DO NOT MATCH THE HASHES"]) {
-        return Failure::new("a downloaded file is not the pinned one: its hash differs").with_hint(
-            "try again; if it stays so, `python3 -m pip config list` shows whether a mirror serves other files, and nothing was kept",
-        );
+        return Failure::new("a downloaded file is not the pinned one: its hash differs")
+            .with_hint("try again; if it stays so, `python3 -m pip config list` shows whether a mirror serves other files");
     }
     if has(&["No space left on device"]) {
         return Failure::new("the disk is full").with_hint("free some space, or set FARMHAND_CACHE to a folder on a larger disk");

@@ -72,8 +72,8 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         "demo" => demo(&args)?,
         "test" => test(&args)?,
         "build" => build(&args)?,
-        "check" => check::check(&workshop()?, &no_args("check", &args)?)?,
-        "docs" => pages::write(&workshop()?, &no_args("docs", &args)?)?,
+        "check" => no_args("check", &args).and_then(|()| check::check(&workshop()?))?,
+        "docs" => no_args("docs", &args).and_then(|()| pages::write(&workshop()?))?,
         "new" => new_component::new(&Places::find(false)?.root, &args)?,
         "env" => print_env(&args)?,
         other => return Err(Failure::usage(format!("unknown task `{other}`"))),
@@ -85,12 +85,9 @@ fn workshop() -> Result<Workshop> {
     Workshop::open(Places::find(false)?)
 }
 
-/// Proof that a task was given no arguments.
-pub(crate) struct NoArgs;
-
-fn no_args(task: &str, args: &[OsString]) -> Result<NoArgs> {
+fn no_args(task: &str, args: &[OsString]) -> Result<()> {
     match args.first() {
-        None => Ok(NoArgs),
+        None => Ok(()),
         Some(arg) => Err(Failure::usage(format!("`{task}` takes no argument `{}`", arg.display()))),
     }
 }
@@ -138,7 +135,9 @@ fn build(args: &[OsString]) -> Result<()> {
 fn print_env(args: &[OsString]) -> Result<()> {
     no_args("env", args)?;
     for (name, value) in workshop()?.variables() {
-        println!("export {name}='{}'", value.display().to_string().replace('\'', r"'\''"));
+        // What cargo put into our own library path is of no use to others, so the shell appends what it has.
+        let rest = if name == "LD_LIBRARY_PATH" { r#""${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}""# } else { "" };
+        println!("export {name}='{}'{rest}", value.display().to_string().replace('\'', r"'\''"));
     }
     Ok(())
 }

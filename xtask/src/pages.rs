@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::NoArgs;
 use crate::cargo::Workshop;
 use crate::failure::{Failure, Result};
 
@@ -12,7 +11,7 @@ use crate::failure::{Failure, Result};
 const PAGES: [(&str, &[&str]); 1] = [("docs/reference.md", &["describe", "--all", "--markdown"])];
 
 /// Writes every page that changed.
-pub(crate) fn write(workshop: &Workshop, _: &NoArgs) -> Result<()> {
+pub(crate) fn write(workshop: &Workshop) -> Result<()> {
     for (path, text) in generate(workshop)? {
         if fs::read_to_string(&path).is_ok_and(|old| old == text) {
             println!("{} is up to date", path.display());
