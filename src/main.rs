@@ -1,1 +1,37 @@
-fn main() {}
+//! The command `farmhand`: reads the command line, answers help and mistakes at once, and hands work to
+//! `farmhand-engine`, the same command with libtorch. Loading libtorch takes half a second; `--help` must not.
+
+#[path = "cli/args.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the engine reads the fields")]
+mod args;
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let _ = args::Cli::parse();
+    let engine = engine_path();
+    let mut command = Command::new(&engine);
+    command.args(std::env::args_os().skip(1));
+    // libgomp's threads spin while they wait, which ruins every other program on a small machine. libgomp reads this
+    // when it is loaded, so it must be set before the engine starts.
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        command.env("OMP_WAIT_POLICY", "PASSIVE");
+    }
+    let error = command.exec();
+    report(&format!("cannot start `{}`: {error}", engine.display()));
+    ExitCode::from(1)
+}
+
+fn engine_path() -> PathBuf {
+    let own = std::env::current_exe().and_then(std::fs::canonicalize).unwrap_or_else(|_| PathBuf::from("farmhand"));
+    own.with_file_name("farmhand-engine")
+}
+
+#[expect(clippy::print_stderr, reason = "this is where the message to the user goes")]
+fn report(message: &str) {
+    eprintln!("error: {message}\nhint: `farmhand-engine` lies beside `farmhand`; `cargo xtask build` makes both");
+}

@@ -8,29 +8,55 @@
 //! `n` response tokens of the whole batch.
 
 mod adamw;
+mod architecture;
 mod batch;
 mod bpe_training;
 mod chat_template;
+mod config;
+mod config_json;
 mod data_order;
 mod device;
 mod encoding;
+mod forward_pass;
+mod gpt2;
 mod gradient;
+mod heads;
+mod kv_cache;
+mod language_model;
+mod llama;
+mod log_probs;
 mod prompt;
+mod rotary;
+mod safetensors_file;
 mod schedule;
+mod template_functions;
 mod tensor_file;
+mod threads;
 mod tokenizer;
 mod train_state;
+mod weights;
 
 pub use adamw::{AdamW, OptimConfig, StepReport};
+pub use architecture::ModelShape;
 pub use batch::{TokenBatch, micro_batches};
 pub use bpe_training::{TRAINED_SPECIALS, train_bpe};
-pub use chat_template::{ChatTemplate, TEMPLATE_DATE};
+pub use chat_template::ChatTemplate;
+pub use config::{LlamaOptions, ModelConfig};
 pub use data_order::{StepPlan, epoch_order};
 pub use device::tch_device;
 pub use encoding::{EncodedText, Ending, TextCodec};
 pub use gradient::{clip_gradients, gradient_norm, zero_gradients};
+pub use heads::{ScalarHead, ScalarModel};
+pub use language_model::LanguageModel;
+pub use log_probs::{
+    SelectedLogProbs, selected_log_probs, selected_log_probs_at, selected_log_probs_no_grad, selected_log_probs_no_grad_at,
+    sequence_sums,
+};
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
+pub use safetensors_file::{SafetensorsFile, write_safetensors};
 pub use schedule::Schedule;
+pub use template_functions::TEMPLATE_DATE;
 pub use tensor_file::{read_tensors_into, write_tensors};
+pub use threads::configure_threads;
 pub use tokenizer::Tokenizer;
 pub use train_state::{load_train_state, save_train_state};

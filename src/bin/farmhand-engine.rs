@@ -1,1 +1,29 @@
-fn main() {}
+//! The half of `farmhand` that does the work: linked with libtorch, started by `farmhand` once the command line is in order.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use farmhand::cli;
+
+fn main() -> ExitCode {
+    // Before anything touches a tensor: libtorch decides once whether there is CUDA.
+    farmhand_core::open_globally("libtorch_cuda.so");
+    let cli = cli::args::Cli::parse();
+    let second = || std::process::exit(130);
+    let installed = ctrlc::set_handler(move || {
+        if farmhand::pipeline::CANCEL.is_cancelled() {
+            second();
+        }
+        farmhand::pipeline::CANCEL.cancel();
+        notice("stopping after this step; press Ctrl-C again to stop at once");
+    });
+    if let Err(error) = installed {
+        notice(&format!("warning: Ctrl-C will stop at once, without saving first: {error}"));
+    }
+    cli::main(&cli)
+}
+
+#[expect(clippy::print_stderr, reason = "this is where notices reach the user")]
+fn notice(text: &str) {
+    eprintln!("\n{text}");
+}

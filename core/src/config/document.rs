@@ -61,7 +61,9 @@ impl Document {
             let table = match place {
                 Value::Object(table) => table,
                 _ => {
-                    return Err(Error::invalid_config(format!("`--set {assignment}`: `{path}` runs through a value that is not a table")));
+                    return Err(Error::invalid_config(format!(
+                        "`--set {assignment}`: `{path}` runs through a value that is not a table"
+                    )));
                 }
             };
             place = table.entry(key).or_insert_with(|| Value::Object(serde_json::Map::new()));

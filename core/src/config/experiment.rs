@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::component::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec};
 use crate::context::Device;
+use crate::data::PairsPerInstruction;
 use crate::error::Problem;
 use crate::types::SamplingParams;
 
@@ -104,6 +105,33 @@ impl Default for ScratchModel {
     }
 }
 
+impl ScratchModel {
+    /// Sizes that do not fit together, paths relative to this table.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, key: &str, expected: &str, got: usize| {
+            if !ok {
+                problems.push(Problem::new(key, format!("expected {expected}, got {got}")));
+            }
+        };
+        check(self.vocab_size >= 260, "vocab_size", "at least 260", self.vocab_size);
+        check(self.n_heads >= 1, "n_heads", "at least 1", self.n_heads);
+        check(self.n_layers >= 1, "n_layers", "at least 1", self.n_layers);
+        check(self.intermediate_size >= 1, "intermediate_size", "at least 1", self.intermediate_size);
+        check(self.max_positions >= 8, "max_positions", "at least 8", self.max_positions);
+        let heads = self.n_heads.max(1);
+        let fits = self.hidden_size >= 2 && self.hidden_size.is_multiple_of(2 * heads);
+        check(fits, "hidden_size", "a multiple of twice `n_heads`", self.hidden_size);
+        check(
+            self.n_kv_heads >= 1 && heads.is_multiple_of(self.n_kv_heads.max(1)),
+            "n_kv_heads",
+            "a divisor of `n_heads`",
+            self.n_kv_heads,
+        );
+        problems
+    }
+}
+
 /// Where instructions come from and how they are split.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -157,7 +185,7 @@ pub struct SampleConfig {
     /// How it samples; `n` ≥ 2.
     pub sampling: SamplingParams,
     /// How answers are paired.
-    pub pairing: PairingConfig,
+    pub pairing: PairsPerInstruction,
 }
 
 impl Default for SampleConfig {
@@ -165,20 +193,9 @@ impl Default for SampleConfig {
         Self {
             policy: None,
             sampling: SamplingParams { n: 2, max_new_tokens: 300, ..SamplingParams::default() },
-            pairing: PairingConfig::default(),
+            pairing: PairsPerInstruction::default(),
         }
     }
-}
-
-/// How the answers to one instruction become pairs. Identical answers are never paired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PairingConfig {
-    /// One pair an instruction, drawn by the seed: AlpacaFarm's way.
-    #[default]
-    One,
-    /// Every pair of different answers.
-    All,
 }
 
 /// Training of the reward model on the annotated pairs.
@@ -251,13 +268,19 @@ impl ExperimentConfig {
         if !name_ok(&self.name) {
             problems.push(Problem::new("name", format!("expected letters, digits, `-` and `_`, got `{}`", self.name)));
         }
+        if let ModelSource::Scratch(sizes) = &self.model {
+            problems.extend(sizes.problems().into_iter().map(|problem| problem.under("model.scratch")));
+        }
         self.data_problems(&mut problems);
         self.component_problems(&mut problems);
-        let under = |prefix: &str, found: Vec<Problem>| found.into_iter().map(|problem| problem.under(prefix)).collect::<Vec<_>>();
+        let under =
+            |prefix: &str, found: Vec<Problem>| found.into_iter().map(|problem| problem.under(prefix)).collect::<Vec<_>>();
         problems.extend(under("sample.sampling", self.sample.sampling.problems()));
         problems.extend(under("generate.sampling", self.generate.sampling.problems()));
         if self.sample.sampling.n < 2 {
-            problems.push(Problem::new("sample.sampling.n", "expected at least 2, for pairs").with_hint("set `sample.sampling.n = 2`"));
+            problems.push(
+                Problem::new("sample.sampling.n", "expected at least 2, for pairs").with_hint("set `sample.sampling.n = 2`"),
+            );
         }
         if self.generate.sampling.n != 1 {
             problems.push(Problem::new("generate.sampling.n", "expected 1: one answer an instruction is judged"));
@@ -267,7 +290,8 @@ impl ExperimentConfig {
         }
         for (name, method) in &self.methods {
             if !name_ok(name) || ["sft", "demonstrations"].contains(&name.as_str()) {
-                let message = format!("`{name}` cannot name a method: letters, digits, `-` and `_`, and not `sft` or `demonstrations`");
+                let message =
+                    format!("`{name}` cannot name a method: letters, digits, `-` and `_`, and not `sft` or `demonstrations`");
                 problems.push(Problem::new(format!("methods.{name}"), message));
             }
             if method.learner.is_none() && method.policy.is_none() {
@@ -287,7 +311,8 @@ impl ExperimentConfig {
 
     fn data_problems(&self, problems: &mut Vec<Problem>) {
         let data = &self.data;
-        let sources = usize::from(data.synthetic.is_some()) + usize::from(data.file.is_some()) + usize::from(!data.files.is_empty());
+        let sources =
+            usize::from(data.synthetic.is_some()) + usize::from(data.file.is_some()) + usize::from(!data.files.is_empty());
         if sources != 1 {
             problems.push(Problem::new("data", "expected exactly one of `synthetic`, `file` and `files`"));
         }
@@ -310,7 +335,8 @@ impl ExperimentConfig {
     }
 
     fn component_problems(&self, problems: &mut Vec<Problem>) {
-        let mut under = |prefix: String, found: Vec<Problem>| problems.extend(found.into_iter().map(|problem| problem.under(&prefix)));
+        let mut under =
+            |prefix: String, found: Vec<Problem>| problems.extend(found.into_iter().map(|problem| problem.under(&prefix)));
         if let Some(sft) = &self.sft {
             under("sft.learner".to_owned(), sft.learner.problems());
         }

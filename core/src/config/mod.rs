@@ -7,8 +7,7 @@ mod schema_check;
 
 pub use document::{Document, render_problems};
 pub use experiment::{
-    SPLITS,
-    DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, MethodConfig, ModelSource, PairingConfig, RewardModelStage,
+    DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, MethodConfig, ModelSource, RewardModelStage, SPLITS,
     SampleConfig, ScratchModel, SftConfig, SplitSizes,
 };
 pub use nearest::did_you_mean;

@@ -50,7 +50,8 @@ fn check(value: &Value, schema: &Value, path: &str, problems: &mut Vec<Problem>)
 }
 
 fn check_component(value: &Value, kind: ComponentKind, path: &str, problems: &mut Vec<Problem>) {
-    let known = || format!("known: {}", component_names(kind).iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
+    let known =
+        || format!("known: {}", component_names(kind).iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
     let Value::Object(table) = value else {
         let message = format!("expected a table with the name of one {}, got {}", kind.noun(), describe(value));
         return problems.push(Problem::new(path, message).with_hint(known()));
@@ -90,7 +91,10 @@ fn check_variants(value: &Value, variants: &[Value], path: &str, problems: &mut 
     if let Value::Object(table) = value {
         let named = attempts.iter().position(|(variant, _)| {
             variant.get("x-component").is_some()
-                || variant.get("properties").and_then(Value::as_object).is_some_and(|known| table.keys().any(|key| known.contains_key(key)))
+                || variant
+                    .get("properties")
+                    .and_then(Value::as_object)
+                    .is_some_and(|known| table.keys().any(|key| known.contains_key(key)))
         });
         if let Some(i) = named {
             problems.append(&mut attempts.swap_remove(i).1);
@@ -106,7 +110,10 @@ fn check_variants(value: &Value, variants: &[Value], path: &str, problems: &mut 
                 problems.push(Problem::new(join(path, key), "unknown choice").with_hint(did_you_mean(key, &names)));
             }
         }
-        _ => problems.push(Problem::new(path, format!("expected one of the choices, got {}", describe(value))).with_hint(did_you_mean("", &names))),
+        _ => problems.push(
+            Problem::new(path, format!("expected one of the choices, got {}", describe(value)))
+                .with_hint(did_you_mean("", &names)),
+        ),
     }
 }
 
@@ -117,14 +124,19 @@ fn variant_names(variant: &Value) -> Vec<&str> {
     if let Some(names) = variant.get("enum").and_then(Value::as_array) {
         return names.iter().filter_map(Value::as_str).collect();
     }
-    variant.get("properties").and_then(Value::as_object).map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default()
+    variant
+        .get("properties")
+        .and_then(Value::as_object)
+        .map(|known| known.keys().map(String::as_str).collect())
+        .unwrap_or_default()
 }
 
 fn check_names(value: &Value, names: &[&str], path: &str, problems: &mut Vec<Problem>) {
     match value.as_str() {
         Some(text) if names.contains(&text) => {}
         Some(text) => problems.push(Problem::new(path, format!("unknown value `{text}`")).with_hint(did_you_mean(text, names))),
-        None => problems.push(Problem::new(path, format!("expected a text, got {}", describe(value))).with_hint(did_you_mean("", names))),
+        None => problems
+            .push(Problem::new(path, format!("expected a text, got {}", describe(value))).with_hint(did_you_mean("", names))),
     }
 }
 
@@ -276,6 +288,9 @@ mod tests {
         );
         assert_eq!(problems(serde_json::json!({"betas": [0.9]})), ["betas: expected at least 2 items, got 1"]);
         assert_eq!(problems(serde_json::json!({"learner": {"nope": {}}})), ["learner.nope: unknown learner `nope`"]);
-        assert_eq!(problems(serde_json::json!({"learner": {"a": {}, "b": {}}})), ["learner: expected exactly one learner, got `a`, `b`"]);
+        assert_eq!(
+            problems(serde_json::json!({"learner": {"a": {}, "b": {}}})),
+            ["learner: expected exactly one learner, got `a`, `b`"]
+        );
     }
 }

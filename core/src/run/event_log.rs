@@ -33,12 +33,8 @@ impl EventLog {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(path)
-            .map_err(|error| Error::io("open", path, error))?;
+        let mut file =
+            OpenOptions::new().create(true).read(true).append(true).open(path).map_err(|error| Error::io("open", path, error))?;
         let whole = bytes_of_whole_lines(&mut file).map_err(|error| Error::io("read", path, error))?;
         file.set_len(whole).map_err(|error| Error::io("truncate", path, error))?;
         Ok(Self { file: Mutex::new(file), stage: Mutex::new(String::new()) })
@@ -73,7 +69,8 @@ impl EventSink for EventLog {
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(mut line) = serde_json::to_vec(&Line { stage: &stage, time: (time * 1000.0).round() / 1000.0, event: &event }) else {
+        let Ok(mut line) = serde_json::to_vec(&Line { stage: &stage, time: (time * 1000.0).round() / 1000.0, event: &event })
+        else {
             return;
         };
         line.push(b'\n');

@@ -9,6 +9,7 @@ mod event_log;
 mod journal;
 mod manifest;
 mod run_dir;
+mod shared_journal;
 mod stage_dir;
 
 pub use atomic::{file_hash, hash_path, write_atomic, write_dir_atomic};
@@ -16,4 +17,5 @@ pub use event_log::EventLog;
 pub use journal::Journal;
 pub use manifest::{MANIFEST_FORMAT, Manifest, StageRecord};
 pub use run_dir::{RunDir, StagePlan, StageStatus};
+pub use shared_journal::{News, SharedJournal};
 pub use stage_dir::StageDir;

@@ -10,6 +10,10 @@ use serde_json::Value;
 use super::{Manifest, StageDir, StageRecord, file_hash, hash_path, write_atomic};
 use crate::error::{Error, Result};
 
+/// What lies beside outputs and is none: a stage's saved state and, where the run directory itself is the stage's folder
+/// (stage name `.`), the run's own files.
+const BOOKKEEPING: [&str; 4] = ["state", ".lock", "manifest.json", "events.jsonl"];
+
 /// A run directory that this process holds alone.
 #[derive(Debug)]
 pub struct RunDir {
@@ -21,7 +25,7 @@ pub struct RunDir {
 /// What a stage is made from: enough to know whether it has to run.
 #[derive(Debug, Clone)]
 pub struct StagePlan {
-    /// Its name and folder, for example `learn-dpo`.
+    /// Its name and folder, for example `learn-dpo`; `.` when the run directory itself is the folder of its one stage.
     pub name: String,
     /// The options that shape its output, the seed included.
     pub options: Value,
@@ -89,7 +93,7 @@ impl RunDir {
             Some(begun) => match first_difference(&begun, &plan.options, "") {
                 None => Ok(StageStatus::Interrupted),
                 Some(_) if redo => Ok(StageStatus::Stale),
-                Some(key) => Err(stale(&plan.name, &format!("option {key} changed since the stage began"))),
+                Some(key) => Err(stale(&plan.name, &format!("option {key} changed since it began"))),
             },
         }
     }
@@ -100,12 +104,14 @@ impl RunDir {
     /// When the disk refuses.
     pub fn begin(&mut self, plan: &StagePlan, status: StageStatus) -> Result<StageDir> {
         let path = self.stage_path(&plan.name);
-        if status == StageStatus::Stale && path.exists() {
-            self.manifest.stages.remove(&plan.name);
-            self.manifest.write(&self.path.join("manifest.json"))?;
-            std::fs::remove_dir_all(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
         let stage = StageDir::create(&path)?;
+        if status == StageStatus::Stale {
+            if let Some(record) = self.manifest.stages.remove(&plan.name) {
+                self.manifest.write(&self.path.join("manifest.json"))?;
+                remove_files(&path, record.outputs.keys())?;
+            }
+            stage.clear_state()?;
+        }
         remove_leftovers(&path)?;
         stage.write("state/begun.json", |out| {
             out.write_all(plan.options.to_string().as_bytes()).map_err(|error| Error::io("write", &path, error))
@@ -153,10 +159,10 @@ impl RunDir {
         for (output, hash) in &record.outputs {
             let path = self.stage_path(&plan.name).join(output);
             if !path.exists() {
-                return Ok(Some(format!("its output `{}/{output}` is gone", plan.name)));
+                return Ok(Some(format!("its output `{}` is gone", path.display())));
             }
             if file_hash(&path)? != *hash {
-                return Ok(Some(format!("its output `{}/{output}` was changed after it was made", plan.name)));
+                return Ok(Some(format!("its output `{}` was changed after it was made", path.display())));
             }
         }
         Ok(None)
@@ -164,8 +170,9 @@ impl RunDir {
 }
 
 fn stale(stage: &str, difference: &str) -> Error {
-    Error::invalid_data(format!("stage `{stage}` does not fit any more: {difference}")).with_hint(
-        "undo the change, choose another `name` (a new run directory), or run with `--redo` to make this stage and what depends on it again",
+    let what = if stage == "." { "what this folder holds".to_owned() } else { format!("stage `{stage}`") };
+    Error::invalid_data(format!("{what} does not fit any more: {difference}")).with_hint(
+        "undo the change, write to a new place (another `name` or `--out`), or run with `--redo` to make this stage and what depends on it again",
     )
 }
 
@@ -216,6 +223,17 @@ fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Removes files inside a folder; one that is gone already is no error.
+fn remove_files<'a>(dir: &Path, names: impl Iterator<Item = &'a String>) -> Result<()> {
+    for path in names.map(|name| dir.join(name)) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a killed write left behind.
 fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))?.flatten() {
@@ -234,7 +252,7 @@ fn hash_files(dir: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -
     for entry in std::fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))? {
         let entry = entry.map_err(|error| Error::io("list", dir, error))?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if name == "state" {
+        if BOOKKEEPING.contains(&name.as_str()) {
             continue;
         }
         if entry.path().is_dir() {
@@ -278,7 +296,7 @@ mod tests {
         let same = plan(serde_json::json!({"learner": {"sft": {"lr": 0.1}}}));
         std::fs::write(dir.path().join("sft/out.jsonl"), "7\n").expect("edited");
         let error = run.status(&same, false).expect_err("refused");
-        assert!(error.to_string().contains("`sft/out.jsonl` was changed"), "{error}");
+        assert!(error.to_string().contains("sft/out.jsonl` was changed"), "{error}");
         let stage = run.begin(&same, StageStatus::Stale).expect("begun");
         assert!(!stage.path().join("out.jsonl").exists());
         stage.write_jsonl("out.jsonl", &[1, 2]).expect("written");

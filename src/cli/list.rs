@@ -1,0 +1,43 @@
+//! `farmhand list`: the components there are.
+
+use farmhand_core::component::{ComponentInfo, components};
+use farmhand_core::{ComponentKind, Error, Result, config::did_you_mean};
+use serde_json::json;
+
+use super::args::{Cli, ListArgs};
+
+/// Prints the components, by kind.
+pub(super) fn list(args: &ListArgs, cli: &Cli) -> Result<()> {
+    let kinds = match &args.kind {
+        None => ComponentKind::ALL.to_vec(),
+        Some(name) => vec![kind(name)?],
+    };
+    let of = |kind: ComponentKind| components().into_iter().filter(move |info| info.kind == kind);
+    if cli.json {
+        let all: Vec<_> = kinds.into_iter().flat_map(of).map(entry).collect();
+        return super::print_json(&all);
+    }
+    let width = components().iter().map(|info| info.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for kind in kinds {
+        text += &format!("{}s\n", kind.noun());
+        for info in of(kind) {
+            text += &format!("  {:width$}  {}\n", info.name, info.summary);
+        }
+        text += "\n";
+    }
+    super::print(&format!("{}\n", text.trim_end()))
+}
+
+fn entry(info: &ComponentInfo) -> serde_json::Value {
+    json!({ "kind": info.kind.key(), "name": info.name, "summary": info.summary, "paper": info.paper, "package": info.package })
+}
+
+fn kind(name: &str) -> Result<ComponentKind> {
+    let singular = name.replace('-', "_");
+    let singular = singular.strip_suffix('s').unwrap_or(&singular);
+    ComponentKind::from_key(singular).ok_or_else(|| {
+        let known: Vec<&str> = ComponentKind::ALL.iter().map(|kind| kind.key()).collect();
+        Error::invalid_config(format!("unknown kind of component `{name}`")).with_hint(did_you_mean(name, &known))
+    })
+}

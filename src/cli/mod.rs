@@ -1,0 +1,87 @@
+//! The command line, one subcommand a file. Data goes to stdout, everything else to stderr.
+
+pub mod args;
+
+mod describe;
+mod init;
+mod learn;
+mod list;
+mod option_table;
+mod report;
+mod run;
+mod samples;
+mod score;
+mod stage_folder;
+mod terminal;
+
+use std::process::ExitCode;
+
+use farmhand_core::{Error, Result};
+
+pub use terminal::Terminal;
+
+use args::{Cli, Command};
+
+/// Does what the command line says; prints errors with their hint. Exit codes: 0 done, 1 failed, 130 stopped by the user.
+pub fn main(cli: &Cli) -> ExitCode {
+    let terminal = Terminal::new(cli.quiet);
+    let result = match &cli.command {
+        Command::Run(args) => run::run(args, cli, terminal),
+        Command::Sft(args) => learn::learn("sft", args, None, None, cli, terminal),
+        Command::RewardModel(args) => learn::learn("reward_modeling", args, None, None, cli, terminal),
+        Command::Learn(args) => {
+            learn::learn(&args.method, &args.learn, args.reward_model.as_deref(), args.reference.as_deref(), cli, terminal)
+        }
+        Command::Sample(args) => samples::sample(args, cli, terminal),
+        Command::Annotate(args) => samples::annotate(args, cli, terminal),
+        Command::Generate(args) => samples::generate(args, cli, terminal),
+        Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
+        Command::Report(args) => report::report(args, cli),
+        Command::Score(args) => score::score(args, cli, terminal),
+        Command::List(args) => list::list(args, cli),
+        Command::Describe(args) => describe::describe(args, cli),
+        Command::Init(args) => init::init(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report_error(&error, cli.json);
+            ExitCode::from(if error.is_cancelled() { 130 } else { 1 })
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
+fn report_error(error: &Error, json: bool) {
+    if json {
+        let value = serde_json::json!({ "error": { "kind": error.kind().label(), "message": error.to_string(), "hint": error.hint() } });
+        eprintln!("{value}");
+        return;
+    }
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Prints data on stdout. A reader that went away (`| head`) is no error.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", std::path::Path::new("stdout"), error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as one JSON document on stdout.
+///
+/// # Errors
+/// When stdout cannot be written.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::other("the result is not JSON").with_source(error))?;
+    print(&format!("{text}\n"))
+}

@@ -1,0 +1,33 @@
+//! `farmhand run`: a whole experiment.
+
+use std::path::Path;
+
+use farmhand_core::Result;
+use farmhand_core::config::Document;
+
+use super::Terminal;
+use super::args::{Cli, RunArgs};
+use crate::pipeline::{Experiment, Session, plan, read_experiment};
+
+/// Runs, or with `--dry-run` says what it would do.
+pub(super) fn run(args: &RunArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
+    let mut document = Document::read(&args.config)?;
+    for assignment in &args.set {
+        document.set(assignment)?;
+    }
+    let config = read_experiment(&document)?;
+    let base_dir = args.config.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if args.dry_run {
+        let plan = plan(&config, base_dir, &args.runs_dir.join(&config.name))?;
+        return if cli.json { super::print_json(&plan) } else { super::print(&plan.to_string()) };
+    }
+    farmhand_models::configure_threads(config.threads);
+    let mut session = Session::new(config.device, terminal)?;
+    let run_dir = args.runs_dir.join(&config.name);
+    let mut experiment = Experiment::open(config, base_dir, &args.runs_dir, args.redo, &mut session)?;
+    experiment.run().map_err(|error| match error.is_cancelled() {
+        true => error.with_hint(format!("run the same command again to go on; `{}` holds everything so far", run_dir.display())),
+        false => error,
+    })?;
+    super::report::print_leaderboard(&run_dir, cli)
+}

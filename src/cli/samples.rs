@@ -1,0 +1,192 @@
+//! `farmhand sample`, `annotate`, `generate` and `evaluate`: answers and judgements on the user's own files.
+
+use std::path::{Path, PathBuf};
+
+use farmhand_core::data::{self, PairsPerInstruction};
+use farmhand_core::types::Completion;
+use farmhand_core::{
+    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Device, EvaluationInputs, EvaluatorSpec, PolicySpec, Result, RewardModelSpec,
+    RunContext,
+};
+use serde_json::{Value, json};
+
+use super::Terminal;
+use super::args::{AnnotateArgs, Cli, Common, EvaluateArgs, GenerateArgs, SampleArgs};
+use super::stage_folder::{StageFolder, open_model, options_with_overrides, refuse, sampling};
+use crate::pipeline::{self, AnnotationSummary, note_left_out, read_options};
+
+fn to_json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("options are JSON")
+}
+
+fn build_context<'a>(device: Device, policy: Option<&'a Checkpoint>, reward_model: Option<&'a Checkpoint>) -> BuildContext<'a> {
+    BuildContext { policy, reward_model, ..BuildContext::new(device, Path::new(".")) }
+}
+
+/// Prints the files that were written.
+fn print_files(out: &Path, names: &[&str], cli: &Cli) -> Result<()> {
+    let files: Vec<PathBuf> = names.iter().map(|name| out.join(name)).collect();
+    if cli.json {
+        return super::print_json(&json!({ "files": files }));
+    }
+    super::print(&files.iter().map(|file| format!("{}\n", file.display())).collect::<String>())
+}
+
+/// `farmhand sample`.
+pub(super) fn sample(args: &SampleArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
+    let sampling = sampling(&args.sampling, args.n)?;
+    if args.n < 2 {
+        return Err(farmhand_core::Error::invalid_config(format!("`-n {}`: pairs need at least 2 answers an instruction", args.n)));
+    }
+    let pairs = if args.all_pairs { PairsPerInstruction::All } else { PairsPerInstruction::One };
+    let spec = policy_spec("causal_lm", &args.common)?;
+    let model = open_model(&args.model, &args.common)?;
+    let options = json!({ "policy": to_json(&spec), "sampling": to_json(&sampling), "pairs": to_json(&pairs) });
+    let folder = StageFolder::open("sample", &args.out, &args.common, options, &[model.path(), &args.data], terminal)?;
+    folder.work(|ctx| {
+        let completions = answer(&spec, &model, None, &args.data, &sampling, None, &args.common, ctx)?;
+        pipeline::pair(&completions, pairs, ctx)
+    })?;
+    print_files(&args.out, &["completions.jsonl", "comparisons.jsonl"], cli)
+}
+
+/// `farmhand generate`.
+pub(super) fn generate(args: &GenerateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
+    let sampling = sampling(&args.sampling, 1)?;
+    let spec = policy_spec(&args.policy, &args.common)?;
+    let model = open_model(&args.model, &args.common)?;
+    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
+    let options = json!({ "policy": to_json(&spec), "sampling": to_json(&sampling), "name": args.name });
+    let mut inputs = vec![model.path(), &args.data];
+    inputs.extend(reward_model.as_ref().map(Checkpoint::path));
+    let folder = StageFolder::open("generate", &args.out, &args.common, options, &inputs, terminal)?;
+    folder.work(|ctx| {
+        let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
+        let completions = answer(&spec, &model, reward_model.as_ref(), &args.data, &sampling, Some(&name), &args.common, ctx)?;
+        data::write_alpaca_eval_outputs(&ctx.stage.path().join("outputs.json"), &completions)
+    })?;
+    print_files(&args.out, &["completions.jsonl", "outputs.json"], cli)
+}
+
+/// `farmhand annotate`.
+pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
+    let spec = annotator_spec(&args.annotator, &args.common)?;
+    let model = args.model.as_ref().map(|path| open_model(path, &args.common)).transpose()?;
+    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
+    let mut inputs: Vec<&Path> = vec![&args.data];
+    inputs.extend([&model, &reward_model].into_iter().flatten().map(Checkpoint::path));
+    let folder = StageFolder::open("annotate", &args.out, &args.common, to_json(&spec), &inputs, terminal)?;
+    folder.work(|ctx| {
+        let (comparisons, report) = data::read_comparisons(&args.data, &read_options(args.common.skip_bad_records))?;
+        note_left_out(&report, ctx);
+        let annotator = spec.build(&build_context(ctx.device, model.as_ref(), reward_model.as_ref()))?;
+        let judgements = pipeline::annotate(&*annotator, &comparisons, ctx)?;
+        let summary = AnnotationSummary::of(&judgements);
+        ctx.events.info(&format!(
+            "  first {}, second {}, ties {}, failed {}, from cache {}, noise {}, {:.4} dollars",
+            summary.n_first, summary.n_second, summary.n_ties, summary.n_failed, summary.n_cached, summary.n_noised, summary.cost_usd
+        ));
+        pipeline::write_preferences(&judgements, ctx).map(|_| ())
+    })?;
+    print_files(&args.out, &["judgements.jsonl", "preferences.jsonl", "summary.json"], cli)
+}
+
+/// `farmhand evaluate`.
+pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
+    let spec = annotator_spec(&args.annotator, &args.common)?;
+    let model = args.model.as_ref().map(|path| open_model(path, &args.common)).transpose()?;
+    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
+    let mut inputs: Vec<&Path> = [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
+    inputs.extend([&model, &reward_model].into_iter().flatten().map(Checkpoint::path));
+    let options = if args.judgements.is_some() { Value::Null } else { to_json(&spec) };
+    let folder = StageFolder::open("evaluate", &args.out, &args.common, options, &inputs, terminal)?;
+    folder.work(|ctx| {
+        let reading = read_options(args.common.skip_bad_records);
+        let build = build_context(ctx.device, model.as_ref(), reward_model.as_ref());
+        let (judgements, answers) = match (&args.outputs, &args.reference, &args.judgements) {
+            (Some(outputs), Some(reference), _) => {
+                let (answers, report) = data::read_completions(outputs, &reading)?;
+                note_left_out(&report, ctx);
+                let (references, report) = data::read_completions(reference, &reading)?;
+                note_left_out(&report, ctx);
+                let comparisons = pipeline::comparisons_against(&references, &answers, ctx)?;
+                (pipeline::annotate(&*spec.build(&build)?, &comparisons, ctx)?, answers)
+            }
+            (_, _, Some(path)) => {
+                let (judgements, report) = data::read_judgements(path, &reading)?;
+                note_left_out(&report, ctx);
+                (judgements, Vec::new())
+            }
+            _ => return Err(farmhand_core::Error::missing_input("give `--outputs` with `--reference`, or `--judgements`")),
+        };
+        let rewards = match &reward_model {
+            Some(_) if !answers.is_empty() => {
+                let mut scorer = RewardModelSpec::from_json("bradley_terry", "{}")?.build(&build)?;
+                pipeline::rewards(&mut *scorer, &answers, ctx)?
+            }
+            _ => Vec::new(),
+        };
+        let first = judgements.first();
+        let name = |generator: Option<&String>| generator.cloned();
+        let evaluated = first.and_then(|j| name(j.comparison.generator_2.as_ref())).unwrap_or_else(|| "model".to_owned());
+        let reference = first.and_then(|j| name(j.comparison.generator_1.as_ref())).unwrap_or_else(|| "reference".to_owned());
+        let judge = first.and_then(|j| j.annotation()).map_or_else(|| args.annotator.clone(), |annotation| annotation.annotator.clone());
+        let mut names = vec!["win_rate"];
+        names.extend((!answers.is_empty()).then_some("length"));
+        names.extend((!rewards.is_empty()).then_some("mean_reward"));
+        let evaluators = names
+            .into_iter()
+            .map(|name| EvaluatorSpec::from_json(name, "{}")?.build(&build))
+            .collect::<Result<Vec<_>>>()?;
+        let inputs = EvaluationInputs { model: &evaluated, completions: &answers, judgements: &judgements, rewards: &rewards };
+        pipeline::measure(&evaluators, &inputs, (&reference, &judge), ctx).map(|_| ())
+    })?;
+    let report = args.out.join("report.json");
+    let reports = farmhand_analysis::read_reports(&report)?;
+    if cli.json {
+        return super::print_json(&reports);
+    }
+    let mut text = String::new();
+    for metric in reports.iter().flat_map(|report| &report.metrics) {
+        let error = metric.std_error.map(|error| format!(" ± {error:.3}")).unwrap_or_default();
+        text += &format!("{:22} {:>12.3}{error} {} (n = {})\n", metric.name, metric.value, metric.unit, metric.n);
+    }
+    super::print(&text)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one command, used in two places")]
+fn answer(
+    spec: &PolicySpec,
+    model: &Checkpoint,
+    reward_model: Option<&Checkpoint>,
+    file: &Path,
+    sampling: &farmhand_core::types::SamplingParams,
+    name: Option<&str>,
+    common: &Common,
+    ctx: &RunContext<'_>,
+) -> Result<Vec<Completion>> {
+    let (instructions, report) = data::read_instructions(file, &read_options(common.skip_bad_records))?;
+    note_left_out(&report, ctx);
+    let mut policy = spec.build(&build_context(ctx.device, Some(model), reward_model))?;
+    let own_name = policy.model().to_owned();
+    pipeline::generate(&mut *policy, &instructions, sampling, name.unwrap_or(&own_name), ctx)
+}
+
+fn folder_name(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn policy_spec(name: &str, common: &Common) -> Result<PolicySpec> {
+    let options = options_with_overrides(ComponentKind::Policy, name, &common.set)?;
+    let spec = PolicySpec::from_json(name, &options.to_string())?;
+    refuse(&spec.problems(), ComponentKind::Policy, name)?;
+    Ok(spec)
+}
+
+fn annotator_spec(name: &str, common: &Common) -> Result<AnnotatorSpec> {
+    let options = options_with_overrides(ComponentKind::Annotator, name, &common.set)?;
+    let spec = AnnotatorSpec::from_json(name, &options.to_string())?;
+    refuse(&spec.problems(), ComponentKind::Annotator, name)?;
+    Ok(spec)
+}

@@ -1,0 +1,30 @@
+//! `farmhand score`: log-probabilities of given responses, one JSON line a record.
+
+use farmhand_core::data::read_demonstrations;
+use farmhand_core::run::StageDir;
+use farmhand_core::{Result, Seed};
+use farmhand_models::PromptFormat;
+
+use super::Terminal;
+use super::args::{Cli, ScoreArgs};
+use super::stage_folder::open_model;
+use crate::pipeline::{Session, note_left_out, read_options, score_records};
+
+/// Scores and prints; writes no file.
+pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()> {
+    farmhand_models::configure_threads(args.common.threads);
+    let checkpoint = open_model(&args.model, &args.common)?;
+    let format = args.common.template.map(|template| PromptFormat::from_name(template.name())).transpose()?;
+    let session = Session::new(args.common.device.into(), terminal)?;
+    let stage = StageDir::create(std::env::temp_dir())?;
+    let ctx = session.context(&stage, Seed::root(args.common.seed));
+    let (records, report) = read_demonstrations(&args.data, &read_options(args.common.skip_bad_records))?;
+    note_left_out(&report, &ctx);
+    let scored = score_records(&checkpoint, format, &records, args.max_batch_tokens, &ctx)?;
+    let mut text = String::new();
+    for record in &scored {
+        text += &serde_json::to_string(record).expect("a score is JSON");
+        text.push('\n');
+    }
+    super::print(&text)
+}

@@ -1,0 +1,120 @@
+//! Progress and messages on the terminal, on stderr: bars with throughput and time left on a terminal, plain lines elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use farmhand_core::{Event, EventSink};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Shows events to a person.
+pub struct Terminal {
+    quiet: bool,
+    interactive: bool,
+    bars: MultiProgress,
+    running: Mutex<HashMap<String, Phase>>,
+}
+
+struct Phase {
+    bar: ProgressBar,
+    unit: String,
+}
+
+impl Terminal {
+    /// A terminal; a quiet one shows warnings only.
+    pub fn new(quiet: bool) -> Self {
+        let interactive = std::io::stderr().is_terminal();
+        Self { quiet, interactive, bars: MultiProgress::new(), running: Mutex::new(HashMap::new()) }
+    }
+
+    /// Prints a line above the bars.
+    #[expect(clippy::print_stderr, reason = "this is the one place that writes to the terminal")]
+    pub fn line(&self, text: &str) {
+        if self.interactive {
+            self.bars.suspend(|| eprintln!("{text}"));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints a line unless quiet.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.line(text);
+        }
+    }
+
+    fn start(&self, phase: String, total: Option<u64>, unit: String) {
+        let bar = match (self.interactive, total) {
+            (false, _) => ProgressBar::hidden(),
+            (true, Some(total)) => self.bars.add(ProgressBar::new(total)),
+            (true, None) => self.bars.add(ProgressBar::new_spinner()),
+        };
+        let template = match total {
+            Some(_) => format!("  {{prefix:22}} {{bar:30}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}"),
+            None => format!("  {{prefix:22}} {{spinner}} {{pos}} {unit}  {{per_sec}}  {{msg}}"),
+        };
+        bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
+        bar.set_prefix(phase.clone());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(phase, Phase { bar, unit });
+    }
+
+    fn finish(&self, phase: &str, done: u64, secs: f64) {
+        let ended = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(phase);
+        let Some(Phase { bar, unit }) = ended else { return };
+        bar.finish_and_clear();
+        if !self.quiet && secs >= 0.5 {
+            self.line(&format!("  {phase}: {done} {unit} in {} ({:.1}/s)", duration(secs), done as f64 / secs));
+        }
+    }
+
+    /// The latest loss or reward beside the running bar.
+    fn note_scalar(&self, name: &str, value: f64) {
+        let short = name.rsplit('/').next().unwrap_or(name);
+        if ["loss", "reward", "accuracy"].contains(&short) {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            for phase in running.values() {
+                phase.bar.set_message(format!("{short} {value:.4}"));
+            }
+        }
+    }
+}
+
+/// Seconds for people: `0.8 s`, `12 s`, `3 min 20 s`.
+pub fn duration(secs: f64) -> String {
+    match secs {
+        secs if secs < 10.0 => format!("{secs:.1} s"),
+        secs if secs < 60.0 => format!("{secs:.0} s"),
+        secs => format!("{} min {:02} s", (secs / 60.0) as u64, (secs % 60.0) as u64),
+    }
+}
+
+impl EventSink for Terminal {
+    fn emit(&self, event: Event) {
+        match event {
+            Event::Message { level, text } if level == "warning" => self.line(&format!("warning: {text}")),
+            _ if self.quiet => {}
+            Event::Message { text, .. } => self.line(&text),
+            Event::PhaseStarted { phase, total, unit } => self.start(phase, total, unit),
+            Event::PhaseAdvanced { phase, done } => {
+                if let Some(phase) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&phase) {
+                    phase.bar.set_position(done);
+                }
+            }
+            Event::PhaseFinished { phase, done, secs } => self.finish(&phase, done, secs),
+            Event::Scalar { name, value, .. } => self.note_scalar(&name, value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!([0.84, 12.4, 200.2].map(duration), ["0.8 s", "12 s", "3 min 20 s"]);
+    }
+}

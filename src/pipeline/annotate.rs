@@ -1,0 +1,95 @@
+//! Judgements: comparisons and an annotator to `judgements.jsonl`, and the preference pairs they stand for.
+
+use farmhand_core::types::{Comparison, Judgement, Outcome, Preference, PreferencePair};
+use farmhand_core::{Annotator, Error, Result, RunContext, checked};
+use serde::{Deserialize, Serialize};
+
+use super::chunked::chunked;
+
+/// Comparisons judged between two writes of the journal.
+const CHUNK: usize = 128;
+
+/// What came of a set of comparisons. A failure, a tie and a cache hit are three different things.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnnotationSummary {
+    /// Comparisons.
+    pub n_comparisons: usize,
+    /// Verdicts for the first answer.
+    pub n_first: usize,
+    /// Verdicts for the second answer.
+    pub n_second: usize,
+    /// Ties.
+    pub n_ties: usize,
+    /// Comparisons without a verdict.
+    pub n_failed: usize,
+    /// Verdicts that came from a cache.
+    pub n_cached: usize,
+    /// Verdicts that label noise replaced.
+    pub n_noised: usize,
+    /// What the verdicts cost, in US dollars.
+    pub cost_usd: f64,
+}
+
+impl AnnotationSummary {
+    /// Counts what came of `judgements`.
+    pub fn of(judgements: &[Judgement]) -> Self {
+        let mut summary = Self { n_comparisons: judgements.len(), ..Self::default() };
+        for judgement in judgements {
+            let Some(annotation) = judgement.annotation() else {
+                summary.n_failed += 1;
+                continue;
+            };
+            match annotation.preference {
+                Preference::Tie => summary.n_ties += 1,
+                preference if preference.p_second() > 0.5 => summary.n_second += 1,
+                _ => summary.n_first += 1,
+            }
+            summary.n_cached += usize::from(annotation.cached);
+            summary.n_noised += usize::from(annotation.noised);
+            summary.cost_usd += annotation.cost_usd.unwrap_or(0.0);
+        }
+        summary
+    }
+}
+
+/// Judges every comparison and writes `judgements.jsonl` and `summary.json`.
+///
+/// # Errors
+/// When every comparison failed, on cancellation, or when the disk refuses; verdicts so far are kept.
+pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<Judgement>> {
+    let mut progress = ctx.progress("annotating", Some(comparisons.len() as u64), "comparisons");
+    let judgements = chunked(comparisons, CHUNK, "judgements.jsonl", ctx, |chunk| {
+        let judged = ctx.block_on(checked::annotate(annotator, chunk, ctx))?;
+        progress.advance(chunk.len() as u64);
+        Ok(judged)
+    })?;
+    let summary = AnnotationSummary::of(&judgements);
+    if summary.n_failed > 0 {
+        let first = judgements.iter().find_map(|judgement| match &judgement.outcome {
+            Outcome::Failure(failure) => Some(failure),
+            Outcome::Annotation(_) => None,
+        });
+        let (kind, reason) = first.map_or(("other", ""), |failure| (failure.kind.label(), failure.message.as_str()));
+        if summary.n_failed == summary.n_comparisons {
+            return Err(Error::other(format!("all {} comparisons failed; the first: {reason} ({kind})", summary.n_failed)));
+        }
+        ctx.events.warn(&format!("{} of {} comparisons have no verdict; the first: {reason} ({kind})", summary.n_failed, summary.n_comparisons));
+    }
+    ctx.stage.write_jsonl("judgements.jsonl", &judgements)?;
+    ctx.stage.write_jsonl("summary.json", std::slice::from_ref(&summary))?;
+    Ok(judgements)
+}
+
+/// Writes the preference pairs that judgements stand for to `preferences.jsonl`. Ties and failures make none.
+///
+/// # Errors
+/// When no judgement makes a pair, or the disk refuses.
+pub fn write_preferences(judgements: &[Judgement], ctx: &RunContext<'_>) -> Result<Vec<PreferencePair>> {
+    let pairs: Vec<PreferencePair> = judgements.iter().filter_map(PreferencePair::from_judgement).collect();
+    if pairs.is_empty() {
+        return Err(Error::invalid_data(format!("none of {} judgements prefers an answer", judgements.len()))
+            .with_hint("all are ties or failures; look at judgements.jsonl"));
+    }
+    ctx.stage.write_jsonl("preferences.jsonl", &pairs)?;
+    Ok(pairs)
+}

@@ -1,0 +1,63 @@
+//! Numbers: one model's answers against a reference's, judged and measured.
+
+use farmhand_core::data::pair_with_reference;
+use farmhand_core::types::{Comparison, Completion, EvalReport, Response};
+use farmhand_core::{Error, EvaluationInputs, Evaluator, Result, RewardModel, RunContext, checked};
+
+use super::chunked::chunked;
+
+/// Answers scored between two writes of the journal.
+const CHUNK: usize = 256;
+
+/// Pairs a model's answers with the reference's, joined by instruction: the reference's first, the model's second.
+///
+/// # Errors
+/// When not one instruction is common to both.
+pub fn comparisons_against(reference: &[Completion], model: &[Completion], ctx: &RunContext<'_>) -> Result<Vec<Comparison>> {
+    let paired = pair_with_reference(model, reference)?;
+    if paired.n_without_reference > 0 {
+        let n = paired.n_without_reference;
+        ctx.events.warn(&format!("{n} of {} answers have no answer of the reference to compare with", model.len()));
+    }
+    Ok(paired.comparisons)
+}
+
+/// Scores answers with a reward model.
+///
+/// # Errors
+/// What the reward model reports.
+pub fn rewards(model: &mut dyn RewardModel, completions: &[Completion], ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+    let mut progress = ctx.progress("scoring", Some(completions.len() as u64), "answers");
+    chunked(completions, CHUNK, "rewards.jsonl", ctx, |chunk| {
+        let items: Vec<Response<'_>> =
+            chunk.iter().map(|answer| Response { instruction: &answer.instruction, output: &answer.output }).collect();
+        let scores = checked::score(model, &items, ctx)?;
+        progress.advance(chunk.len() as u64);
+        Ok(scores)
+    })
+}
+
+/// Measures and writes `report.json`, one entry an evaluator.
+///
+/// # Errors
+/// What an evaluator reports.
+pub fn measure(
+    evaluators: &[Box<dyn Evaluator>],
+    inputs: &EvaluationInputs<'_>,
+    names: (&str, &str),
+    ctx: &RunContext<'_>,
+) -> Result<Vec<EvalReport>> {
+    let (reference, annotator) = names;
+    let mut reports = Vec::new();
+    for evaluator in evaluators {
+        let mut report = evaluator.evaluate(inputs)?;
+        report.reference = report.reference.or_else(|| Some(reference.to_owned()));
+        report.annotator = report.annotator.or_else(|| Some(annotator.to_owned()));
+        reports.push(report);
+    }
+    ctx.stage.write("report.json", |out| {
+        let text = serde_json::to_string_pretty(&reports).expect("a report is JSON");
+        out.write_all(text.as_bytes()).map_err(|error| Error::io("write", std::path::Path::new("report.json"), error))
+    })?;
+    Ok(reports)
+}

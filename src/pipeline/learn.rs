@@ -1,0 +1,113 @@
+//! Learning: a learner, its inputs, and the checkpoint it makes.
+
+use std::path::Path;
+
+use farmhand_core::data::{ReadOptions, ReadReport, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists, read_scored_completions};
+use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
+use farmhand_core::{
+    Annotator, Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RewardModel, RunContext,
+};
+
+/// Feedback of any kind, owned.
+#[derive(Debug)]
+pub enum OwnedFeedback {
+    /// Answers to imitate.
+    Demonstrations(Vec<Demonstration>),
+    /// Better and worse answers.
+    Preferences(Vec<PreferencePair>),
+    /// Several scored answers an instruction.
+    RankedLists(Vec<RankedList>),
+    /// Scored answers.
+    Scored(Vec<ScoredCompletion>),
+    /// Instructions alone.
+    Prompts(Vec<Instruction>),
+}
+
+impl OwnedFeedback {
+    /// Reads a file of the kind of feedback a learner takes, and tells what was left out.
+    ///
+    /// # Errors
+    /// When the file cannot be read as such.
+    pub fn read(kind: FeedbackKind, path: &Path, options: &ReadOptions, ctx: &RunContext<'_>) -> Result<Self> {
+        let (feedback, report) = match kind {
+            FeedbackKind::Demonstrations => read_demonstrations(path, options).map(|(items, report)| (Self::Demonstrations(items), report)),
+            FeedbackKind::Preferences => read_preference_pairs(path, options).map(|(items, report)| (Self::Preferences(items), report)),
+            FeedbackKind::RankedLists => read_ranked_lists(path, options).map(|(items, report)| (Self::RankedLists(items), report)),
+            FeedbackKind::Scored => read_scored_completions(path, options).map(|(items, report)| (Self::Scored(items), report)),
+            FeedbackKind::Prompts => read_instructions(path, options).map(|(items, report)| (Self::Prompts(items), report)),
+        }?;
+        note_left_out(&report, ctx);
+        Ok(feedback)
+    }
+
+    /// The feedback, borrowed.
+    pub fn borrow(&self) -> Feedback<'_> {
+        match self {
+            Self::Demonstrations(items) => Feedback::Demonstrations(items),
+            Self::Preferences(items) => Feedback::Preferences(items),
+            Self::RankedLists(items) => Feedback::RankedLists(items),
+            Self::Scored(items) => Feedback::Scored(items),
+            Self::Prompts(items) => Feedback::Prompts(items),
+        }
+    }
+}
+
+/// Tells what of a file did not become data, if anything.
+pub fn note_left_out(report: &ReadReport, ctx: &RunContext<'_>) {
+    if !report.left_out().is_empty() {
+        ctx.events.warn(&report.to_string());
+    }
+}
+
+/// What a learner may be given; what it does not require is not passed on.
+pub struct Offered<'a> {
+    /// Where the policy starts.
+    pub init: &'a Checkpoint,
+    /// The reference policy, when it is not `init`.
+    pub reference: Option<&'a Checkpoint>,
+    /// What to learn from.
+    pub feedback: Feedback<'a>,
+    /// Held-out records.
+    pub validation: Option<Feedback<'a>>,
+    /// The reward model.
+    pub reward_model: Option<&'a mut dyn RewardModel>,
+    /// The annotator.
+    pub annotator: Option<&'a dyn Annotator>,
+}
+
+/// Checks a learner's requirements against what is offered, and lets it learn.
+///
+/// # Errors
+/// When something required is missing, or what the learner reports.
+pub fn learn(learner: &mut dyn Learner, name: &str, offered: Offered<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+    let requires = learner.requires();
+    if offered.feedback.kind() != requires.feedback {
+        let message = format!("learner `{name}` learns from {}, got {}", requires.feedback.name(), offered.feedback.kind().name());
+        return Err(Error::missing_input(message));
+    }
+    if offered.feedback.is_empty() {
+        return Err(Error::missing_input(format!("learner `{name}` got no {}", requires.feedback.name())));
+    }
+    let reward_model = offered.reward_model.filter(|_| requires.reward_model);
+    if requires.reward_model && reward_model.is_none() {
+        return Err(Error::missing_input(format!("learner `{name}` needs a reward model")).with_hint("give one with `--reward-model DIR`"));
+    }
+    let annotator = offered.annotator.filter(|_| requires.annotator);
+    if requires.annotator && annotator.is_none() {
+        return Err(Error::missing_input(format!("learner `{name}` needs an annotator")));
+    }
+    let inputs = LearnerInputs {
+        init: offered.init,
+        reference: offered.reference,
+        feedback: offered.feedback,
+        validation: offered.validation,
+        reward_model,
+        annotator,
+    };
+    let checkpoint = learner.learn(inputs, ctx).map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) })?;
+    let kind = checkpoint.kind()?;
+    if kind != requires.produces {
+        return Err(Error::broken_contract(format!("learner `{name}` made a {kind:?}, it promised a {:?}", requires.produces)));
+    }
+    Ok(checkpoint)
+}

@@ -1,0 +1,23 @@
+//! The pipeline: one stage a file, and the experiment that runs them in order.
+
+mod annotate;
+mod base_model;
+mod chunked;
+mod evaluate;
+mod experiment;
+mod generate;
+mod learn;
+mod plan;
+mod score;
+mod session;
+mod split_data;
+
+pub use annotate::{AnnotationSummary, annotate, write_preferences};
+pub use evaluate::{comparisons_against, measure, rewards};
+pub use experiment::{Experiment, pair, read_experiment};
+pub use generate::generate;
+pub use learn::{Offered, OwnedFeedback, learn, note_left_out};
+pub use plan::{PlannedStage, RunPlan, plan};
+pub use score::{ScoredRecord, score_records};
+pub use session::{CANCEL, Session, TokioExecutor};
+pub use split_data::read_options;

@@ -1,0 +1,116 @@
+//! `--dry-run`: what a run would do, on how much data, with how much memory.
+
+use std::fmt;
+use std::path::Path;
+
+use farmhand_core::Result;
+use farmhand_core::config::{ExperimentConfig, ModelSource};
+use farmhand_core::run::Manifest;
+use farmhand_models::{LlamaOptions, ModelConfig};
+use serde::Serialize;
+
+/// One stage of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedStage {
+    /// Its name and folder.
+    pub name: String,
+    /// Whether an earlier run finished it.
+    pub done: bool,
+    /// What it works on, in words.
+    pub work: String,
+}
+
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunPlan {
+    /// The stages in order.
+    pub stages: Vec<PlannedStage>,
+    /// Parameters of the model.
+    pub n_parameters: usize,
+    /// Bytes of one copy of the weights.
+    pub weight_bytes: usize,
+    /// Bytes a learner with one trained copy needs: weights, gradients and two moments, without activations.
+    pub training_bytes: usize,
+    /// Bytes PPO needs, the hungriest of the learners: trained policy and value model, reference and reward model.
+    pub ppo_bytes: usize,
+}
+
+/// Plans a run without doing anything.
+///
+/// # Errors
+/// When the model's configuration or an earlier manifest cannot be read.
+pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path) -> Result<RunPlan> {
+    let model = match &config.model {
+        ModelSource::Pretrained { path, .. } => ModelConfig::load(farmhand_core::Checkpoint::open(base_dir.join(path))?.path())?,
+        ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(LlamaOptions {
+            vocab_size: sizes.vocab_size,
+            hidden_size: sizes.hidden_size,
+            intermediate_size: sizes.intermediate_size,
+            n_layers: sizes.n_layers,
+            n_heads: sizes.n_heads,
+            n_kv_heads: sizes.n_kv_heads,
+            max_positions: sizes.max_positions,
+            ..LlamaOptions::default()
+        }),
+    };
+    let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
+    let stages = stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
+    let weight_bytes = 4 * model.n_parameters();
+    Ok(RunPlan {
+        stages: stages.collect(),
+        n_parameters: model.n_parameters(),
+        weight_bytes,
+        training_bytes: 4 * weight_bytes,
+        ppo_bytes: 2 * 4 * weight_bytes + 2 * weight_bytes,
+    })
+}
+
+/// The stages of an experiment in order, each with what it works on.
+fn stage_names(config: &ExperimentConfig) -> Vec<(String, String)> {
+    let split = &config.data.split;
+    let records = |name: &str, count: usize| match config.data.files.get(name) {
+        Some(file) => format!("the records of {}", file.display()),
+        None => format!("{count} records"),
+    };
+    let mut stages = vec![("data".to_owned(), "reads and splits".to_owned())];
+    let mut push = |name: String, work: String| stages.push((name, work));
+    if let ModelSource::Scratch(_) = config.model {
+        push("base".to_owned(), format!("tokenizer and random weights from {}", records("sft", split.sft)));
+    }
+    if let Some(sft) = &config.sft {
+        push("sft".to_owned(), format!("`{}` on {}", sft.learner.name(), records("sft", split.sft)));
+    }
+    push("sample".to_owned(), format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference)));
+    push("annotate".to_owned(), format!("`{}` on the pairs", config.annotator.name()));
+    if let Some(stage) = &config.reward_model {
+        push("reward-model".to_owned(), format!("`{}` on the preferences", stage.learner.name()));
+    }
+    for (name, method) in &config.methods {
+        if let Some(learner) = &method.learner {
+            push(format!("learn-{name}"), format!("`{}`", learner.name()));
+        }
+    }
+    let models = || std::iter::once("sft").chain(config.methods.keys().map(String::as_str));
+    for name in models() {
+        push(format!("generate-{name}"), format!("one answer each to {}", records("eval", split.eval)));
+    }
+    for name in models() {
+        push(format!("evaluate-{name}"), format!("against {}", config.evaluate.reference));
+    }
+    push("report".to_owned(), "leaderboard, charts, page".to_owned());
+    stages
+}
+
+impl fmt::Display for RunPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
+        for stage in &self.stages {
+            let status = if stage.done { "done" } else { "to do" };
+            writeln!(f, "  {:width$}  {status:5}  {}", stage.name, stage.work)?;
+        }
+        let megabytes = |bytes: usize| bytes as f64 / 1e6;
+        writeln!(f, "\nmodel: {:.2} M parameters, {:.1} MB a copy (f32)", self.n_parameters as f64 / 1e6, megabytes(self.weight_bytes))?;
+        writeln!(f, "memory without activations: {:.1} MB for a learner with one trained copy,", megabytes(self.training_bytes))?;
+        writeln!(f, "  {:.1} MB for PPO (policy and value model trained, reference and reward model frozen)", megabytes(self.ppo_bytes))
+    }
+}

@@ -1,0 +1,57 @@
+//! Log-probabilities of given responses under a model.
+
+use farmhand_core::types::Demonstration;
+use farmhand_core::{Checkpoint, Result, RunContext};
+use farmhand_models::{Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad, sequence_sums, tch_device};
+use serde::Serialize;
+
+/// The score of one record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScoredRecord {
+    /// The record's place in the file, from 0.
+    pub index: usize,
+    /// Sum of the log-probabilities of the response's tokens, in nats.
+    pub sum_log_prob: f64,
+    /// Tokens of the response.
+    pub n_tokens: usize,
+}
+
+/// Scores every record's response given its prompt; at most `max_batch_tokens` tokens in one forward pass. With the
+/// format `none` nothing is added to the texts; otherwise the response ends with one end-of-sequence token.
+///
+/// # Errors
+/// When the model cannot be loaded, a record is too long for it, or on cancellation.
+pub fn score_records(
+    checkpoint: &Checkpoint,
+    format: Option<PromptFormat>,
+    records: &[Demonstration],
+    max_batch_tokens: usize,
+    ctx: &RunContext<'_>,
+) -> Result<Vec<ScoredRecord>> {
+    let device = tch_device(ctx.device)?;
+    let codec = TextCodec::load(checkpoint, format)?;
+    let model = LanguageModel::load(checkpoint.path(), device)?;
+    model.set_trainable(false);
+    let ending = if codec.format == PromptFormat::None { Ending::Open } else { Ending::WithEos };
+    let mut encoded = Vec::with_capacity(records.len());
+    for (i, record) in records.iter().enumerate() {
+        let text = codec.encode(&record.instruction, &record.output, ending).map_err(|error| error.context(format_args!("record {i}")))?;
+        model.check_length(text.ids.len()).map_err(|error| error.context(format_args!("record {i}")))?;
+        encoded.push(text);
+    }
+    let lengths: Vec<usize> = encoded.iter().map(|text| text.ids.len()).collect();
+    let mut progress = ctx.progress("scoring", Some(records.len() as u64), "records");
+    let mut scored: Vec<Option<ScoredRecord>> = vec![None; records.len()];
+    for rows in micro_batches(&lengths, max_batch_tokens, records.len().max(1)) {
+        ctx.cancel.check()?;
+        let items: Vec<_> = rows.iter().map(|row| &encoded[*row]).collect();
+        let batch = TokenBatch::new(&items, codec.tokenizer.pad_id(), device)?;
+        let (log_probs, _) = selected_log_probs_no_grad(&model, &batch);
+        let sums: Vec<f32> = Vec::try_from(sequence_sums(&log_probs, &batch)).expect("one sum a row");
+        for ((row, sum), n_tokens) in rows.iter().zip(sums).zip(batch.response_lengths()) {
+            scored[*row] = Some(ScoredRecord { index: *row, sum_log_prob: f64::from(sum), n_tokens });
+        }
+        progress.advance(rows.len() as u64);
+    }
+    Ok(scored.into_iter().map(|record| record.expect("every record is in one batch")).collect())
+}

@@ -1,0 +1,83 @@
+//! What one invocation of the program holds: the runtime, the terminal, the flag that Ctrl-C sets, the device.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+
+use farmhand_core::run::{EventLog, StageDir};
+use farmhand_core::{CancelFlag, Device, Event, EventSink, Executor, Result, RunContext, Seed};
+
+use crate::cli::Terminal;
+
+/// Set by Ctrl-C and SIGTERM.
+pub static CANCEL: CancelFlag = CancelFlag::new();
+
+/// The one tokio runtime.
+pub struct TokioExecutor(tokio::runtime::Runtime);
+
+impl TokioExecutor {
+    /// Starts the runtime.
+    ///
+    /// # Errors
+    /// When the operating system refuses threads.
+    pub fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.map(Self).map_err(|error| farmhand_core::Error::other("cannot start the network runtime").with_source(error))
+    }
+}
+
+impl Executor for TokioExecutor {
+    fn block_on<'a>(&self, future: Pin<Box<dyn Future<Output = ()> + Send + 'a>>) {
+        self.0.block_on(future);
+    }
+}
+
+/// What every stage of one invocation shares.
+pub struct Session {
+    /// Where tensors live.
+    pub device: Device,
+    /// The terminal.
+    pub terminal: Terminal,
+    executor: TokioExecutor,
+    log: Option<EventLog>,
+}
+
+impl Session {
+    /// A session that shows its events on the terminal.
+    ///
+    /// # Errors
+    /// When the operating system refuses threads.
+    pub fn new(device: Device, terminal: Terminal) -> Result<Self> {
+        Ok(Self { device, terminal, executor: TokioExecutor::new()?, log: None })
+    }
+
+    /// Also records events in a file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn log_to(&mut self, path: &Path) -> Result<()> {
+        self.log = Some(EventLog::open(path)?);
+        Ok(())
+    }
+
+    /// Names the stage that the next recorded events belong to.
+    pub fn enter_stage(&self, stage: &str) {
+        if let Some(log) = &self.log {
+            log.enter_stage(stage);
+        }
+    }
+
+    /// The context of a stage.
+    pub fn context<'a>(&'a self, stage: &'a StageDir, seed: Seed) -> RunContext<'a> {
+        RunContext { stage, seed, device: self.device, events: self, cancel: &CANCEL, executor: &self.executor }
+    }
+}
+
+impl EventSink for Session {
+    fn emit(&self, event: Event) {
+        if let Some(log) = &self.log {
+            log.emit(event.clone());
+        }
+        self.terminal.emit(event);
+    }
+}
