@@ -13,6 +13,7 @@
 pub mod checked;
 pub mod component;
 pub mod config;
+pub mod data;
 pub mod run;
 pub mod types;
 
