@@ -1,1 +1,34 @@
-//! annotators
+//! The built-in annotators: who says which of two answers is better.
+//!
+//! Those that judge:
+//! * [`rater`]: a simulated rater with its own taste, a weighted sum of documented [`features`] of each answer.
+//! * [`reward_judge`]: any reward model as a judge.
+//! * [`from_file`]: recorded judgements, replayed.
+//!
+//! Those around others:
+//! * [`pool`]: several annotators, one chosen for each instruction; its default is the embedded pool of simulated raters.
+//! * [`label_noise`]: a share of the verdicts flipped.
+//! * [`order_swap`]: which answer is shown first, drawn for each instruction.
+//! * [`cached`]: verdicts kept in a file and not asked for twice.
+//!
+//! All of them follow AlpacaFarm's scheme (Dubois et al., 2023, section 3): whatever is random is drawn from the seed and the
+//! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
+
+pub mod cached;
+pub mod features;
+pub mod from_file;
+pub mod label_noise;
+pub mod order_swap;
+pub mod pool;
+pub mod rater;
+pub mod reward_judge;
+pub mod tie_if_identical;
+
+mod default_pool;
+mod failures;
+mod join_all;
+mod model_scores;
+mod unordered_pair;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,136 @@
+//! Which of the two answers the annotator sees first, drawn for each instruction.
+//!
+//! Judges, people and language models alike, lean towards one place; a drawn order turns that bias into noise that does not
+//! favour either side (Zheng et al., 2023, and AlpacaFarm's scheme). The verdict is turned back, the order is recorded.
+
+use async_trait::async_trait;
+use farmhand_core::types::{Annotation, Comparison, ShownOrder};
+use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Problem, Result, RunContext, Seed, register};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::default_pool::default_annotator;
+use crate::tie_if_identical::TieIfIdentical;
+
+register! {
+    kind: Annotator, name: "order_swap", config: OrderSwapConfig,
+    summary: "shows another annotator the two answers in an order drawn for each instruction",
+    paper: "https://arxiv.org/abs/2306.05685",
+}
+
+/// Options of `[annotator.order_swap]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderSwapConfig {
+    // A default of the field and not of the table: the embedded pool holds `order_swap` itself, so its default must not
+    // be made where `inner` is given.
+    /// Who judges; by default the embedded pool.
+    #[serde(default = "default_annotator")]
+    pub inner: AnnotatorSpec,
+}
+
+impl Default for OrderSwapConfig {
+    fn default() -> Self {
+        Self { inner: default_annotator() }
+    }
+}
+
+#[typetag::serde(name = "order_swap")]
+impl AnnotatorConfig for OrderSwapConfig {
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
+        Ok(TieIfIdentical::around(OrderSwap { inner: TieIfIdentical::build(&self.inner, ctx)? }))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.inner.problems().into_iter().map(|problem| problem.under("inner")).collect();
+        if self.inner.name() == "order_swap" {
+            problems
+                .push(Problem::new("inner", "a swap around a swap shows every pair as given").with_hint("use one `order_swap`"));
+        }
+        problems
+    }
+}
+
+struct OrderSwap {
+    inner: Box<dyn Annotator>,
+}
+
+/// Whether the second answer is shown first on this instruction.
+fn is_swapped(comparison: &Comparison, seed: Seed) -> bool {
+    seed.child_text("order swap", &comparison.instruction.id).rng().bernoulli(0.5)
+}
+
+#[async_trait]
+impl Annotator for OrderSwap {
+    fn id(&self) -> &str {
+        self.inner.id()
+    }
+
+    async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
+        let swapped: Vec<bool> = comparisons.iter().map(|comparison| is_swapped(comparison, ctx.seed)).collect();
+        let show = |(comparison, swapped): (&Comparison, &bool)| if *swapped { comparison.swapped() } else { comparison.clone() };
+        let shown: Vec<Comparison> = comparisons.iter().zip(&swapped).map(show).collect();
+        let results = self.inner.annotate(&shown, ctx).await;
+        results.into_iter().zip(swapped).map(|(result, swapped)| if swapped { result.map(turn_back) } else { result }).collect()
+    }
+}
+
+/// The verdict on the swapped comparison, as one on the comparison itself.
+pub(crate) fn turn_back(annotation: Annotation) -> Annotation {
+    let shown = match annotation.shown {
+        ShownOrder::AsGiven => ShownOrder::Swapped,
+        ShownOrder::Swapped => ShownOrder::AsGiven,
+    };
+    let scores = annotation.scores.map(|[first, second]| [second, first]);
+    Annotation { preference: annotation.preference.swapped(), shown, scores, ..annotation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Counting, Desk, FirstShown, Picky, comparison, varied};
+    use farmhand_core::types::Preference;
+
+    fn swapping(inner: impl Annotator + 'static) -> Box<dyn Annotator> {
+        TieIfIdentical::around(OrderSwap { inner: TieIfIdentical::around(inner) })
+    }
+
+    #[test]
+    fn a_judge_that_takes_whatever_comes_first_is_evened_out_and_recorded() {
+        let n = 2000;
+        let pairs: Vec<_> = (0..n).map(|i| comparison(i, "a", "b")).collect();
+        let annotations = Desk::new().annotations(&*swapping(FirstShown), &pairs);
+        let n_second = annotations.iter().filter(|annotation| annotation.preference == Preference::Second).count() as f64;
+        assert!((n_second - 1000.0).abs() < 4.0 * (2000.0_f64 / 4.0).sqrt(), "{n_second}");
+        for annotation in annotations {
+            let swapped = annotation.preference == Preference::Second;
+            assert_eq!(annotation.shown == ShownOrder::Swapped, swapped);
+            assert_eq!(annotation.scores, Some(if swapped { [0.0, 1.0] } else { [1.0, 0.0] }));
+        }
+    }
+
+    #[test]
+    fn a_judge_without_a_bias_says_the_same_as_without_the_swap() {
+        let (desk, pairs) = (Desk::new(), varied(100));
+        assert_eq!(desk.preferences(&*swapping(Counting::new().0), &pairs), desk.preferences(&Counting::new().0, &pairs));
+    }
+
+    #[test]
+    fn the_order_follows_the_instruction_and_nothing_else() {
+        let desk = Desk::new();
+        let orders =
+            |pairs: &[Comparison]| desk.annotations(&*swapping(FirstShown), pairs).iter().map(|a| a.shown).collect::<Vec<_>>();
+        let one: Vec<_> = (0..50).map(|i| comparison(i, "a", "b")).collect();
+        let other: Vec<_> = (0..50).rev().map(|i| comparison(i, "other", "model")).collect();
+        let mut backwards = orders(&other);
+        backwards.reverse();
+        assert_eq!(orders(&one), backwards);
+    }
+
+    #[test]
+    fn a_failure_of_the_inner_annotator_stays_with_its_pair() {
+        let pairs: Vec<_> = (0..10).map(|i| comparison(i, if i == 3 { "fail" } else { "a" }, "bb")).collect();
+        let results = Desk::new().annotate(&*swapping(Picky), &pairs);
+        assert!(results.iter().enumerate().all(|(i, result)| result.is_err() == (i == 3)));
+    }
+}
