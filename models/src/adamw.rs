@@ -3,6 +3,7 @@
 //! Loshchilov and Hutter, 2019, <https://arxiv.org/abs/1711.05101>; the arithmetic is that of torch's `AdamW`: decay
 //! `p ← p (1 − lr λ)`, moments `m`, `v`, then `p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use farmhand_core::{Error, Problem, Result};
@@ -11,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::gradient::{clip_gradients, gradient_norm, zero_gradients};
+use crate::restore_tensors::restore_tensors;
+use crate::safetensors_file::write_safetensors;
 use crate::schedule::Schedule;
-use crate::tensor_file::{read_tensors_into, write_tensors};
 
 /// How weights move: AdamW, gradient clipping, learning-rate schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -182,7 +184,8 @@ impl AdamW {
     /// When the disk refuses.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let done = i64::try_from(self.done).map_err(|error| Error::other("too many steps").with_source(error))?;
-        write_tensors(&dir.join(STATE_FILE), &self.state(Tensor::from_slice(&[done])))
+        let state = self.state(Tensor::from_slice(&[done]));
+        write_safetensors(&dir.join(STATE_FILE), state.iter().map(|(name, tensor)| (name.as_str(), tensor)), &BTreeMap::new())
     }
 
     /// Restores what [`AdamW::save`] wrote: the next step does exactly what it would have done then.
@@ -191,7 +194,7 @@ impl AdamW {
     /// When the file is missing or cut off, or belongs to other tensors.
     pub fn load(&mut self, dir: &Path) -> Result<()> {
         let done = Tensor::from_slice(&[0i64]);
-        read_tensors_into(&dir.join(STATE_FILE), &self.state(done.shallow_clone()))?;
+        restore_tensors(&dir.join(STATE_FILE), &self.state(done.shallow_clone()))?;
         self.done = u64::try_from(done.int64_value(&[0])).map_err(|error| {
             Error::invalid_data(format!("`{}` has a negative step", dir.join(STATE_FILE).display())).with_source(error)
         })?;
@@ -213,4 +216,129 @@ const STATE_FILE: &str = "optimiser.safetensors";
 /// Weight matrices and embeddings decay; biases and normalisation weights, which have one dimension, do not.
 fn decays(name: &str, tensor: &Tensor) -> bool {
     tensor.dim() >= 2 && !name.ends_with("bias")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Named = BTreeMap<String, Vec<f32>>;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        shapes: BTreeMap<String, Vec<i64>>,
+        start: Named,
+        steps: Vec<GoldenStep>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenStep {
+        gradients: Named,
+        grad_norm: f64,
+        lr: f64,
+        parameters: Named,
+    }
+
+    fn golden() -> Golden {
+        serde_json::from_str(include_str!("../tests/golden_text/adamw.json")).expect("golden")
+    }
+
+    fn config() -> OptimConfig {
+        OptimConfig {
+            lr: 0.05,
+            weight_decay: 0.1,
+            betas: [0.9, 0.95],
+            schedule: Schedule::Linear,
+            warmup_steps: 2,
+            warmup_ratio: 0.0,
+            ..OptimConfig::default()
+        }
+    }
+
+    fn parameters(golden: &Golden) -> Vec<(String, Tensor)> {
+        let leaf =
+            |name: &str, values: &[f32]| Tensor::from_slice(values).view(golden.shapes[name].as_slice()).set_requires_grad(true);
+        golden.start.iter().map(|(name, values)| (name.clone(), leaf(name, values))).collect()
+    }
+
+    fn backward(parameters: &[(String, Tensor)], gradients: &Named) {
+        for (name, parameter) in parameters {
+            let gradient = Tensor::from_slice(&gradients[name]).view(parameter.size().as_slice());
+            (parameter * gradient).sum(Kind::Float).backward();
+        }
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.detach().view([-1])).expect("numbers")
+    }
+
+    #[test]
+    fn ten_steps_are_those_of_torch_with_transformers_schedule() {
+        let golden = golden();
+        let parameters = parameters(&golden);
+        let mut optimiser = AdamW::new(&parameters, &config(), 10);
+        for step in &golden.steps {
+            backward(&parameters, &step.gradients);
+            let report = optimiser.step().expect("finite");
+            assert!((report.grad_norm - step.grad_norm).abs() < 1e-5 && (report.lr - step.lr).abs() < 1e-12);
+            for (name, parameter) in &parameters {
+                for (ours, expected) in values(parameter).iter().zip(&step.parameters[name]) {
+                    assert!((ours - expected).abs() < 1e-6, "{name}: {ours} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_restored_optimiser_goes_on_with_the_same_bits() {
+        let golden = golden();
+        let (whole, cut) = (parameters(&golden), parameters(&golden));
+        let mut optimiser = AdamW::new(&whole, &config(), 10);
+        for step in &golden.steps {
+            backward(&whole, &step.gradients);
+            optimiser.step().expect("finite");
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut first = AdamW::new(&cut, &config(), 10);
+        for step in &golden.steps[..4] {
+            backward(&cut, &step.gradients);
+            first.step().expect("finite");
+        }
+        first.save(dir.path()).expect("saved");
+        let mut second = AdamW::new(&cut, &config(), 10);
+        second.load(dir.path()).expect("loaded");
+        for step in &golden.steps[4..] {
+            backward(&cut, &step.gradients);
+            second.step().expect("finite");
+        }
+        for ((_, a), (_, b)) in whole.iter().zip(&cut) {
+            assert_eq!(
+                values(a).iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                values(b).iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            );
+        }
+        let mut other = AdamW::new(&cut[..2], &config(), 10);
+        assert!(other.load(dir.path()).expect_err("other tensors").message().contains("holds 7 tensors, expected 5"));
+    }
+
+    #[test]
+    fn nothing_moves_when_a_gradient_is_not_finite() {
+        let golden = golden();
+        let parameters = parameters(&golden);
+        let before = values(&parameters[1].1);
+        let mut optimiser = AdamW::new(&parameters, &config(), 10);
+        (&parameters[0].1 * f64::NAN).sum(Kind::Float).backward();
+        let error = optimiser.step().expect_err("not a number");
+        assert!(error.message().contains("optimiser step 1") && error.message().contains("`layer.bias`"), "{error}");
+        assert_eq!((values(&parameters[1].1), optimiser.steps_done()), (before, 0));
+    }
+
+    #[test]
+    fn options_out_of_range_are_all_named() {
+        assert_eq!(OptimConfig::default().problems(), []);
+        let wrong = OptimConfig { lr: -1.0, betas: [0.9, 1.0], eps: 0.0, warmup_steps: 5, ..OptimConfig::default() };
+        let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["lr", "betas", "eps", "warmup_steps"]);
+        assert_eq!(OptimConfig { warmup_ratio: 0.03, ..OptimConfig::default() }.warmup(101), 4);
+    }
 }

@@ -3,18 +3,16 @@
 //! The environment follows `apply_chat_template`: blocks trimmed (`trim_blocks`, `lstrip_blocks`), Python's string
 //! methods, loop controls, `raise_exception`, a `tojson` that writes as Python's `json.dumps`, and the
 //! `{% generation %}` mark, which renders its content. One thing differs on purpose: `strftime_now` tells
-//! [`TEMPLATE_DATE`] and not today, so that a prompt does not depend on the day it was made.
+//! [`TEMPLATE_DATE`](crate::TEMPLATE_DATE) and not today, so that a prompt does not depend on the day it was made.
 
 use std::collections::BTreeMap;
 
 use farmhand_core::types::{Message, Role};
 use farmhand_core::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value};
 
-/// The date that templates see, as (year, month, day): Llama 3.2's own default where the date is not known.
-pub const TEMPLATE_DATE: (i32, u32, u32) = (2024, 7, 26);
+use crate::template_functions::{strftime, tojson};
 
 const NAME: &str = "chat";
 
@@ -107,157 +105,65 @@ fn without_generation_marks(source: &str) -> String {
     out
 }
 
-/// [`TEMPLATE_DATE`] at midnight in a `strftime` format; directives of the date, and of the time as zero.
-fn strftime(format: &str) -> String {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const WEEKDAY: &str = "Friday";
-    let (year, month, day) = TEMPLATE_DATE;
-    let name = MONTHS[month as usize - 1];
-    let mut out = String::new();
-    let mut letters = format.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            out.push(letter);
-            continue;
-        }
-        let mut directive = letters.next();
-        let unpadded = directive == Some('-');
-        if unpadded {
-            directive = letters.next();
-        }
-        let number = |value: u32| if unpadded { value.to_string() } else { format!("{value:02}") };
-        match directive {
-            Some('Y') => out.push_str(&year.to_string()),
-            Some('y') => out.push_str(&number(year.rem_euclid(100) as u32)),
-            Some('m') => out.push_str(&number(month)),
-            Some('d') => out.push_str(&number(day)),
-            Some('e') => out.push_str(&format!("{day:2}")),
-            Some('B') => out.push_str(name),
-            Some('b' | 'h') => out.push_str(&name[..3]),
-            Some('A') => out.push_str(WEEKDAY),
-            Some('a') => out.push_str(&WEEKDAY[..3]),
-            Some('H' | 'M' | 'S') => out.push_str(&number(0)),
-            Some('I') => out.push_str("12"),
-            Some('p') => out.push_str("AM"),
-            Some('F') => out.push_str(&format!("{year}-{month:02}-{day:02}")),
-            Some('T') => out.push_str("00:00:00"),
-            Some('%') => out.push('%'),
-            Some(other) => out.extend(['%', other]),
-            None => out.push('%'),
-        }
-    }
-    out
-}
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
 
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn tojson(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort_keys: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let failed = |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut out = Vec::new();
-    let mut write = |formatter: PythonJson| -> serde_json::Result<()> {
-        let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
-        if sort_keys.unwrap_or(false) {
-            serde::Serialize::serialize(&sorted(serde_json::to_value(&value)?), &mut serializer)
-        } else {
-            serde::Serialize::serialize(&value, &mut serializer)
-        }
-    };
-    write(PythonJson { indent, depth: 0, filled: false }).map_err(failed)?;
-    Ok(String::from_utf8(out).expect("JSON is UTF-8"))
-}
+    use super::*;
 
-fn sorted(value: serde_json::Value) -> serde_json::Value {
-    match value {
-        serde_json::Value::Object(map) => {
-            let entries: BTreeMap<String, serde_json::Value> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
-            entries.into_iter().collect()
-        }
-        serde_json::Value::Array(items) => items.into_iter().map(sorted).collect(),
-        other => other,
-    }
-}
-
-/// `", "` and `": "` on one line, or one item a line with `","` when there is an indent.
-struct PythonJson {
-    indent: Option<usize>,
-    depth: usize,
-    filled: bool,
-}
-
-impl PythonJson {
-    fn new_line(&self, out: &mut (impl std::io::Write + ?Sized)) -> std::io::Result<()> {
-        match self.indent {
-            Some(width) => write!(out, "\n{:1$}", "", width * self.depth),
-            None => Ok(()),
-        }
+    #[derive(Deserialize)]
+    struct Golden {
+        name: String,
+        template: String,
+        special_tokens: BTreeMap<String, String>,
+        cases: Vec<Case>,
     }
 
-    fn open(&mut self, out: &mut (impl std::io::Write + ?Sized), bracket: &[u8]) -> std::io::Result<()> {
-        self.depth += 1;
-        self.filled = false;
-        out.write_all(bracket)
+    #[derive(Deserialize)]
+    struct Case {
+        messages: Vec<Message>,
+        add_generation_prompt: bool,
+        text: Option<String>,
+        error: Option<String>,
     }
 
-    fn close(&mut self, out: &mut (impl std::io::Write + ?Sized), bracket: &[u8]) -> std::io::Result<()> {
-        self.depth -= 1;
-        if self.filled {
-            self.new_line(out)?;
+    /// Made by `tests/golden_text/make_goldens.py`.
+    fn goldens() -> Vec<Golden> {
+        serde_json::from_str(include_str!("../tests/golden_text/chat_templates.json")).expect("goldens")
+    }
+
+    #[test]
+    fn texts_and_refusals_are_those_of_transformers() {
+        let mut n_cases = 0;
+        for golden in goldens() {
+            let template = ChatTemplate::new(&golden.template, &golden.special_tokens).expect(&golden.name);
+            for (index, case) in golden.cases.iter().enumerate() {
+                let ours = template.render(&case.messages, case.add_generation_prompt);
+                match (&case.text, &case.error, ours) {
+                    (Some(text), None, Ok(ours)) => assert_eq!(&ours, text, "{} {index}", golden.name),
+                    (None, Some(reason), Err(error)) => assert!(error.message().contains(reason.as_str()), "{error}"),
+                    (_, _, ours) => panic!("{} {index}: {ours:?}", golden.name),
+                }
+                n_cases += 1;
+            }
         }
-        self.filled = true;
-        out.write_all(bracket)
+        assert!(n_cases >= 100);
     }
 
-    fn item(&mut self, out: &mut (impl std::io::Write + ?Sized), first: bool) -> std::io::Result<()> {
-        if !first {
-            out.write_all(if self.indent.is_some() { b"," } else { b", " })?;
-        }
-        self.new_line(out)
+    #[test]
+    fn the_places_around_an_answer_are_found() {
+        let around = |name: &str| {
+            let golden = goldens().into_iter().find(|golden| golden.name == name).expect("known");
+            ChatTemplate::new(&golden.template, &golden.special_tokens).expect("compiles").around_answer().expect("renders")
+        };
+        assert_eq!(around("smollm2"), (String::new(), Some("<|im_end|>\n".to_owned())));
+        assert_eq!(around("mistral"), (" ".to_owned(), Some("</s>".to_owned())));
+        assert_eq!(around("zephyr"), ("\n".to_owned(), Some("</s>\n".to_owned())));
     }
-}
 
-impl serde_json::ser::Formatter for PythonJson {
-    fn begin_array<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        self.open(out, b"[")
-    }
-    fn end_array<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        self.close(out, b"]")
-    }
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        self.item(out, first)
-    }
-    fn end_array_value<W: ?Sized + std::io::Write>(&mut self, _: &mut W) -> std::io::Result<()> {
-        self.filled = true;
-        Ok(())
-    }
-    fn begin_object<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        self.open(out, b"{")
-    }
-    fn end_object<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        self.close(out, b"}")
-    }
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        self.item(out, first)
-    }
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
-    fn end_object_value<W: ?Sized + std::io::Write>(&mut self, _: &mut W) -> std::io::Result<()> {
-        self.filled = true;
-        Ok(())
+    #[test]
+    fn a_broken_template_is_an_error() {
+        let error = ChatTemplate::new("{% for m in messages %}", &BTreeMap::new()).expect_err("not closed");
+        assert_eq!(error.kind(), farmhand_core::ErrorKind::InvalidData);
     }
 }

@@ -36,3 +36,38 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        schedule: Schedule,
+        warmup: u64,
+        total: u64,
+        factors: Vec<f64>,
+    }
+
+    #[test]
+    fn factors_are_those_of_transformers() {
+        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../tests/golden_text/schedules.json")).expect("goldens");
+        assert_eq!(goldens.len(), 9);
+        for golden in goldens {
+            for (step, expected) in golden.factors.iter().enumerate() {
+                let factor = golden.schedule.factor(step as u64, golden.warmup, golden.total);
+                assert!((factor - expected).abs() < 1e-12, "{:?} {step}: {factor} {expected}", golden.schedule);
+            }
+        }
+    }
+
+    #[test]
+    fn no_step_count_divides_by_zero() {
+        for schedule in [Schedule::Constant, Schedule::Linear, Schedule::Cosine] {
+            for (step, warmup, total) in [(0, 0, 0), (5, 5, 5), (9, 2, 3), (0, 9, 3)] {
+                let factor = schedule.factor(step, warmup, total);
+                assert!((0.0..=1.0).contains(&factor), "{schedule:?} {factor}");
+            }
+        }
+    }
+}

@@ -228,6 +228,11 @@ impl Tokenizer {
         self.plain.decode(ids, true).unwrap_or_default()
     }
 
+    /// The text of some ids with special tokens spelled out, for showing what a model sees.
+    pub fn decode_with_specials(&self, ids: &[u32]) -> String {
+        self.plain.decode(ids, false).unwrap_or_default()
+    }
+
     /// The text of ids that follow other text: no leading space is lost.
     pub(crate) fn decode_continuation(&self, ids: &[u32]) -> String {
         if self.continues_plainly {

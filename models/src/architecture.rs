@@ -1,0 +1,171 @@
+//! What an architecture must offer, and the list of those this crate knows.
+//!
+//! Adding one: a file with a struct that implements [`Architecture`], a `read` function that parses its
+//! `config.json`, and a line in [`KNOWN`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use farmhand_core::{Error, Result};
+use tch::{Kind, Tensor};
+
+use crate::config_json::ConfigJson;
+use crate::forward_pass::ForwardPass;
+
+/// Reads the `config.json` of one architecture.
+pub(crate) type ReadArchitecture = fn(&ConfigJson<'_>) -> Result<Arc<dyn Architecture>>;
+
+/// The known values of `model_type`, and how their configuration is read.
+const KNOWN: &[(&str, ReadArchitecture)] = &[
+    ("gpt2", crate::gpt2::read),
+    ("llama", crate::llama::read_llama),
+    ("mistral", crate::llama::read_mistral),
+    ("qwen2", crate::llama::read_qwen2),
+];
+
+/// The architecture a `config.json` describes.
+pub(crate) fn read_architecture(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
+    let model_type = json.text("model_type")?;
+    let known: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+    let Some((_, read)) = KNOWN.iter().find(|(name, _)| *name == model_type) else {
+        return Err(Error::invalid_config(format!("{}: unknown `model_type` `{model_type}`", json.source()))
+            .with_hint(format!("known are {}", known.join(", "))));
+    };
+    if json.is_set("quantization_config") {
+        return Err(json.unsupported("quantization_config", "a model with float weights"));
+    }
+    read(json)
+}
+
+/// The sizes that callers outside an architecture need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Width of a hidden state.
+    pub hidden_size: usize,
+    /// Transformer blocks.
+    pub n_layers: usize,
+    /// Key-value heads of a block.
+    pub n_kv_heads: usize,
+    /// Width of one attention head.
+    pub head_dim: usize,
+    /// Longest sequence, in tokens.
+    pub max_positions: usize,
+}
+
+/// How a parameter of a new model starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Init {
+    Zeros,
+    Ones,
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+}
+
+/// Name, shape and start of one parameter.
+#[derive(Debug, Clone)]
+pub(crate) struct ParameterSpec {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) init: Init,
+}
+
+impl ParameterSpec {
+    pub(crate) fn new(name: impl Into<String>, shape: &[usize], init: Init) -> Self {
+        Self { name: name.into(), shape: shape.iter().map(|size| *size as i64).collect(), init }
+    }
+}
+
+/// The parsed configuration of one architecture.
+pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
+    /// Its sizes.
+    fn shape(&self) -> ModelShape;
+
+    /// The parameters of the body, named as in Hugging Face checkpoints, without the output head.
+    fn parameters(&self) -> Vec<ParameterSpec>;
+
+    /// The name of the token embedding `[v, d]`, which is also the output head of a tied model.
+    fn embedding(&self) -> &'static str;
+
+    /// What names of the body start with in a checkpoint of the full model and not in one of the bare body.
+    fn prefix(&self) -> &'static str;
+
+    /// Whether the embedding is also the output head.
+    fn is_tied(&self) -> bool;
+
+    /// Standard deviation of a new output head.
+    fn init_std(&self) -> f64;
+
+    /// Whether a tensor in a checkpoint is a constant that old versions of transformers stored.
+    fn is_stored_constant(&self, name: &str) -> bool;
+
+    /// The class in transformers that has this body and a score head.
+    fn scalar_class(&self) -> &'static str;
+
+    /// The body over these parameters.
+    fn body(&self, parameters: &Parameters) -> Box<dyn Body>;
+}
+
+/// The transformer without its output head.
+pub(crate) trait Body: Send {
+    /// Token ids `[b, t]` to hidden states `[b, t, d]` after the final norm.
+    fn forward(&self, ids: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor;
+}
+
+/// Checked parameters by name.
+pub(crate) struct Parameters(BTreeMap<String, Tensor>);
+
+impl Parameters {
+    /// The parameters of a model; every one the architecture names must be there.
+    pub(crate) fn new(parameters: &[(String, Tensor)]) -> Self {
+        Self(parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect())
+    }
+
+    /// A handle on one parameter.
+    pub(crate) fn get(&self, name: &str) -> Tensor {
+        self.find(name).expect("an architecture asks only for parameters it declared")
+    }
+
+    /// A handle on one parameter, if the model has it.
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
+        self.0.get(name).map(Tensor::shallow_clone)
+    }
+}
+
+/// The activation functions of feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Silu,
+    Gelu,
+    GeluTanh,
+    Relu,
+}
+
+impl Activation {
+    /// The activation under `key`, by transformers' name.
+    pub(crate) fn read(json: &ConfigJson<'_>, key: &str, default: &str) -> Result<Self> {
+        match json.text_or(key, default)? {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            _ => Err(json.unsupported(key, "one of silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
+        }
+    }
+
+    pub(crate) fn apply(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Silu => x.silu(),
+            Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
+            Self::Relu => x.relu(),
+        }
+    }
+}
+
+/// Rows of an embedding table `[v, d]` for ids of any shape.
+pub(crate) fn embed(table: &Tensor, ids: &Tensor) -> Tensor {
+    debug_assert_eq!(ids.kind(), Kind::Int64);
+    Tensor::embedding(table, ids, -1, false, false)
+}

@@ -1,0 +1,325 @@
+//! Log-probabilities of given tokens: the one primitive all losses use.
+//!
+//! Logits are `[tokens, vocabulary]`, by far the largest tensor of a training step, so no more than a chunk of their
+//! rows exists at a time, and only rows that predict a response token are computed at all. The gradient is taken in
+//! two steps: the loss gives ∂loss/∂value of every value, and from these the gradient of each chunk's logits follows in
+//! closed form, `∂loss/∂logits = ∂loss/∂value · (onehot(target) − softmax) / temperature`. The probabilities of the last
+//! chunk are kept between the passes, so that a batch of one chunk is computed once.
+
+use tch::{Kind, Tensor, no_grad};
+
+use crate::batch::TokenBatch;
+use crate::forward_pass::select_rows;
+use crate::language_model::LanguageModel;
+
+/// Logits in one chunk: 256 MB of `f32`, or about 1300 rows for a vocabulary of 50 000.
+const CHUNK_LOGITS: i64 = 1 << 26;
+
+/// Rows of a chunk for this vocabulary.
+fn default_chunk(vocab_size: usize) -> i64 {
+    (CHUNK_LOGITS / vocab_size.max(1) as i64).max(1)
+}
+
+/// Log-probabilities that a loss can be built on, and what their gradient needs.
+pub struct SelectedLogProbs {
+    /// `[n]` in nats: one for each response token of the batch, rows in batch order. A leaf that requires gradients.
+    pub values: Tensor,
+    /// `[n]` in nats: the entropy of the whole distribution each token was predicted from; carries no gradient.
+    pub entropies: Tensor,
+    /// `[n, d]`: the hidden states the tokens are predicted from, with the body's graph behind them.
+    hidden: Tensor,
+    /// `[v, d]`.
+    head: Tensor,
+    targets: Tensor,
+    temperature: f64,
+    chunk: i64,
+    /// Probabilities `[rows, v]` of the last chunk.
+    kept: Option<Tensor>,
+}
+
+impl std::fmt::Debug for SelectedLogProbs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SelectedLogProbs({} values)", self.targets.numel())
+    }
+}
+
+/// Log-probabilities of all response tokens of a batch, at temperature 1, ready for a loss.
+pub fn selected_log_probs(model: &LanguageModel, batch: &TokenBatch) -> SelectedLogProbs {
+    selected_log_probs_at(model, batch, 1.0)
+}
+
+/// As [`selected_log_probs`], of the distribution softmax(logits / `temperature`), temperature > 0.
+pub fn selected_log_probs_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> SelectedLogProbs {
+    let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+    SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, default_chunk(model.config().vocab_size()))
+}
+
+/// Log-probabilities `[n]` and entropies `[n]` of all response tokens of a batch, without gradients, at temperature 1.
+pub fn selected_log_probs_no_grad(model: &LanguageModel, batch: &TokenBatch) -> (Tensor, Tensor) {
+    selected_log_probs_no_grad_at(model, batch, 1.0)
+}
+
+/// As [`selected_log_probs_no_grad`], of the distribution softmax(logits / `temperature`), temperature > 0.
+pub fn selected_log_probs_no_grad_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> (Tensor, Tensor) {
+    no_grad(|| {
+        let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+        let chunk = default_chunk(model.config().vocab_size());
+        let (values, entropies, _) = forward(&hidden, model.head(), &batch.targets, temperature, chunk);
+        (values, entropies)
+    })
+}
+
+/// Sums `[b]` of values `[n]` over the response tokens of each row; differentiable. A row without any gives 0.
+pub fn sequence_sums(values: &Tensor, batch: &TokenBatch) -> Tensor {
+    Tensor::zeros([batch.len() as i64], (values.kind(), values.device())).index_add(0, &batch.row_of, values)
+}
+
+impl SelectedLogProbs {
+    fn new(hidden: Tensor, head: &Tensor, targets: &Tensor, temperature: f64, chunk: i64) -> Self {
+        let (values, entropies, kept) = no_grad(|| forward(&hidden, head, targets, temperature, chunk));
+        let values = values.set_requires_grad(true);
+        let (head, targets) = (head.shallow_clone(), targets.shallow_clone());
+        Self { values, entropies, hidden, head, targets, temperature, chunk, kept }
+    }
+
+    /// Adds ∂loss/∂parameter to the gradient of every parameter the loss depends on: first from the scalar `loss` into
+    /// `values` and whatever else it depends on, then from there through the output head and the body.
+    pub fn backward(self, loss: &Tensor) {
+        loss.backward();
+        self.backward_from_values();
+    }
+
+    /// The second half of [`SelectedLogProbs::backward`], for a loss over several of these: call `loss.backward()` once
+    /// and then this on each.
+    pub fn backward_from_values(self) {
+        let outer = self.values.grad();
+        let n = self.targets.numel() as i64;
+        let (trains_body, trains_head) = (self.hidden.requires_grad(), self.head.requires_grad());
+        if !outer.defined() || n == 0 || !(trains_body || trains_head) {
+            return;
+        }
+        let hidden_gradient = no_grad(|| {
+            let mut head_gradient = trains_head.then(|| gradient_buffer(&self.head));
+            let mut hidden_gradient = Vec::new();
+            let mut kept = self.kept;
+            let hidden = self.hidden.detach();
+            // Backwards, so that the kept probabilities are used and freed before others are computed.
+            for (start, rows) in chunks(n, self.chunk).into_iter().rev() {
+                let hidden = hidden.narrow(0, start, rows);
+                let probabilities = kept.take().unwrap_or_else(|| log_softmax(&hidden, &self.head, self.temperature).exp_());
+                let weights = outer.narrow(0, start, rows).unsqueeze(1) / self.temperature;
+                let targets = self.targets.narrow(0, start, rows).unsqueeze(1);
+                let mut logits_gradient = probabilities;
+                let _ = logits_gradient.g_mul_(&weights.neg());
+                let _ = logits_gradient.scatter_add_(1, &targets, &weights);
+                if let Some(gradient) = &mut head_gradient {
+                    let _ = gradient.addmm_(&logits_gradient.tr(), &hidden);
+                }
+                if trains_body {
+                    hidden_gradient.push(logits_gradient.matmul(&self.head));
+                }
+            }
+            hidden_gradient.reverse();
+            trains_body.then(|| Tensor::cat(&hidden_gradient, 0))
+        });
+        if let Some(gradient) = hidden_gradient {
+            // The gradient of ⟨hidden, g⟩ with respect to hidden is g.
+            (&self.hidden * gradient).sum(Kind::Float).backward();
+        }
+    }
+}
+
+/// Start and number of rows of each chunk.
+fn chunks(n: i64, chunk: i64) -> Vec<(i64, i64)> {
+    (0..n).step_by(chunk as usize).map(|start| (start, chunk.min(n - start))).collect()
+}
+
+/// Log-probabilities of the whole vocabulary, `[rows, v]`.
+fn log_softmax(hidden: &Tensor, head: &Tensor, temperature: f64) -> Tensor {
+    let mut logits = hidden.matmul(&head.tr());
+    if temperature != 1.0 {
+        let _ = logits.g_div_scalar_(temperature);
+    }
+    logits.log_softmax(-1, Kind::Float)
+}
+
+/// Values `[n]`, entropies `[n]` and the probabilities of the last chunk.
+fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, temperature: f64, chunk: i64) -> (Tensor, Tensor, Option<Tensor>) {
+    let empty = || Tensor::zeros([0], (Kind::Float, hidden.device()));
+    let (mut values, mut entropies, mut kept) = (vec![empty()], vec![empty()], None);
+    for (start, rows) in chunks(targets.numel() as i64, chunk) {
+        drop(kept.take());
+        let mut log_probs = log_softmax(&hidden.narrow(0, start, rows), head, temperature);
+        values.push(log_probs.gather(1, &targets.narrow(0, start, rows).unsqueeze(1), false).squeeze_dim(1));
+        let probabilities = log_probs.exp();
+        // A token of probability 0 adds nothing, though its logarithm may be −∞.
+        let terms = log_probs.g_mul_(&probabilities).nan_to_num_(0.0, None, None);
+        entropies.push(terms.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).neg());
+        kept = Some(probabilities);
+    }
+    (Tensor::cat(&values, 0), Tensor::cat(&entropies, 0), kept)
+}
+
+/// The gradient of a parameter, made of zeros when it has none yet; adding to it in place is what autograd would do.
+fn gradient_buffer(parameter: &Tensor) -> Tensor {
+    if !parameter.grad().defined() {
+        // libtorch's Rust binding cannot set a gradient; that of an empty sum is zero everywhere.
+        tch::with_grad(|| parameter.narrow(0, 0, 0).sum(Kind::Float).backward());
+    }
+    parameter.grad()
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::Seed;
+    use tch::Device;
+
+    use super::*;
+    use crate::config::{LlamaOptions, ModelConfig};
+    use crate::encoding::EncodedText;
+
+    fn model(tied: bool, seed: u64) -> LanguageModel {
+        let options =
+            LlamaOptions { vocab_size: 50, hidden_size: 16, intermediate_size: 24, tie_embeddings: tied, ..Default::default() };
+        let model = LanguageModel::random(ModelConfig::tiny_llama(options), Seed::root(seed), Device::Cpu).expect("made");
+        no_grad(|| {
+            // Larger weights than a fresh model's, so that probabilities differ from uniform.
+            for (_, tensor) in model.parameters().iter().filter(|(_, tensor)| tensor.dim() == 2) {
+                let _ = tensor.shallow_clone().g_mul_scalar_(8.0);
+            }
+        });
+        model.set_trainable(true);
+        model
+    }
+
+    fn texts(lengths: &[(usize, usize)]) -> Vec<EncodedText> {
+        let mut rng = Seed::root(3).rng();
+        let text = |&(prompt, response): &(usize, usize), rng: &mut farmhand_core::Rng| EncodedText {
+            ids: (0..prompt + response).map(|_| rng.below(50) as u32).collect(),
+            response_start: prompt,
+        };
+        lengths.iter().map(|lengths| text(lengths, &mut rng)).collect()
+    }
+
+    fn batch(texts: &[EncodedText]) -> TokenBatch {
+        TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu).expect("made")
+    }
+
+    fn gradients(model: &LanguageModel) -> Vec<Tensor> {
+        model.parameters().iter().map(|(_, tensor)| tensor.grad().copy()).collect()
+    }
+
+    fn clear(model: &LanguageModel) {
+        model.parameters().iter().for_each(|(_, tensor)| tensor.shallow_clone().zero_grad());
+    }
+
+    /// The largest difference, as a share of the largest number when that is above 1.
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[]) / b.abs().max().double_value(&[]).max(1.0)
+    }
+
+    /// All logits at once, and autograd.
+    fn naive(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> (Tensor, Tensor) {
+        let logits = model.logits(&model.hidden(&batch.ids)) / temperature;
+        let log_probs = logits.log_softmax(-1, Kind::Float).view([-1, logits.size()[2]]).index_select(0, &batch.predict_rows);
+        let values = log_probs.gather(1, &batch.targets.unsqueeze(1), false).squeeze_dim(1);
+        let entropies = -(log_probs.exp() * &log_probs).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        (values, entropies)
+    }
+
+    /// A loss that treats every value differently.
+    fn loss(values: &Tensor) -> Tensor {
+        let weights = Tensor::arange(values.numel() as i64, (Kind::Float, values.device())).cos();
+        (values * weights).sum(Kind::Float) + values.square().mean(Kind::Float)
+    }
+
+    #[test]
+    fn values_and_all_gradients_are_those_of_full_logits_for_any_chunk_size() {
+        let batch = batch(&texts(&[(3, 6), (5, 1), (2, 0), (1, 9)]));
+        for (tied, temperature) in [(true, 1.0), (false, 1.0), (true, 0.7)] {
+            let model = model(tied, 1);
+            let (values, entropies) = naive(&model, &batch, temperature);
+            loss(&values).backward();
+            let expected = gradients(&model);
+            for chunk in [1, 3, 5, 16, 1000] {
+                // Twice: into gradients that do not exist yet, and on top of others.
+                let model = self::model(tied, 1);
+                for round in 1..=2 {
+                    let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+                    let selected = SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, chunk);
+                    assert!(distance(&selected.values, &values) < 1e-5);
+                    assert!(distance(&selected.entropies, &entropies) < 1e-5);
+                    let total = loss(&selected.values);
+                    selected.backward(&total);
+                    for (gradient, expected) in gradients(&model).iter().zip(&expected) {
+                        assert!(distance(gradient, &(expected * round)) < 1e-5, "chunk {chunk}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neither_padding_nor_the_rest_of_the_batch_is_seen() {
+        let (model, texts) = (model(true, 2), texts(&[(3, 6), (5, 2), (9, 12)]));
+        let (together, entropies) = selected_log_probs_no_grad(&model, &batch(&texts));
+        let apart: Vec<_> =
+            texts.iter().map(|text| selected_log_probs_no_grad(&model, &batch(std::slice::from_ref(text)))).collect();
+        let column = |pick: fn(&(Tensor, Tensor)) -> &Tensor| Tensor::cat(&apart.iter().map(pick).collect::<Vec<_>>(), 0);
+        assert!(distance(&together, &column(|pair| &pair.0)) < 1e-5);
+        assert!(distance(&entropies, &column(|pair| &pair.1)) < 1e-5);
+        // Another padding id changes nothing at all.
+        let other = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 49, Device::Cpu).expect("made");
+        assert_eq!(selected_log_probs_no_grad(&model, &other).0, together);
+    }
+
+    #[test]
+    fn gradients_of_a_batch_are_the_sum_of_its_parts() {
+        let (model, texts) = (model(true, 4), texts(&[(3, 6), (5, 2), (9, 12)]));
+        let run = |texts: &[EncodedText]| {
+            let selected = selected_log_probs(&model, &batch(texts));
+            let total = selected.values.sum(Kind::Float);
+            selected.backward(&total);
+        };
+        run(&texts);
+        let whole = gradients(&model);
+        clear(&model);
+        texts.iter().for_each(|text| run(std::slice::from_ref(text)));
+        for (part, whole) in gradients(&model).iter().zip(&whole) {
+            assert!(distance(part, whole) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn one_loss_over_two_batches_gives_the_same_gradients_as_both_in_one() {
+        let (model, texts) = (model(false, 5), texts(&[(3, 4), (3, 5)]));
+        let margin = |sums: &Tensor, others: &Tensor| (sums - others).log_sigmoid().sum(Kind::Float);
+        let joint = batch(&texts);
+        let selected = selected_log_probs(&model, &joint);
+        let sums = sequence_sums(&selected.values, &joint);
+        let total = margin(&sums.narrow(0, 0, 1), &sums.narrow(0, 1, 1));
+        selected.backward(&total);
+        let expected = gradients(&model);
+        clear(&model);
+        let batches = [batch(&texts[..1]), batch(&texts[1..])];
+        let [first, second] = [0, 1].map(|i| selected_log_probs(&model, &batches[i]));
+        margin(&sequence_sums(&first.values, &batches[0]), &sequence_sums(&second.values, &batches[1])).backward();
+        first.backward_from_values();
+        second.backward_from_values();
+        for (gradient, expected) in gradients(&model).iter().zip(&expected) {
+            assert!(distance(gradient, expected) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_batch_without_response_tokens_has_no_values_and_moves_nothing() {
+        let (model, texts) = (model(true, 6), texts(&[(3, 0)]));
+        let batch = batch(&texts);
+        let selected = selected_log_probs(&model, &batch);
+        assert_eq!(selected.values.size(), [0]);
+        assert_eq!(sequence_sums(&selected.values, &batch).double_value(&[0]), 0.0);
+        let total = selected.values.sum(Kind::Float);
+        selected.backward(&total);
+        assert!(model.parameters().iter().all(|(_, tensor)| !tensor.grad().defined()));
+    }
+}
