@@ -158,7 +158,7 @@ mod tests {
         };
         assert_eq!(around("smollm2"), (String::new(), Some("<|im_end|>\n".to_owned())));
         assert_eq!(around("mistral"), (" ".to_owned(), Some("</s>".to_owned())));
-        assert_eq!(around("zephyr"), ("\n".to_owned(), Some("</s>\n".to_owned())));
+        assert_eq!(around("zephyr"), (String::new(), Some("</s>\n".to_owned())));
     }
 
     #[test]

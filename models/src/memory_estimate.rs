@@ -52,8 +52,8 @@ impl MemoryEstimate {
     }
 }
 
-/// Rows of logits that exist at a time in training and scoring.
-const LOGIT_ROWS: u64 = 256;
+/// Logits that exist at a time in training and scoring, as in the log-probability primitive.
+const CHUNK_LOGITS: u64 = 1 << 26;
 
 /// The memory one model takes for its work, in bytes; of several models, the sum over their estimates.
 pub fn estimate_memory(config: &ModelConfig, workload: Workload) -> MemoryEstimate {
@@ -63,10 +63,11 @@ pub fn estimate_memory(config: &ModelConfig, workload: Workload) -> MemoryEstima
     let weights = F32 * config.n_parameters() as u64;
     let kv_width = (shape.n_kv_heads * shape.head_dim) as u64;
     let block = F32 * (16 * d + 4 * inner_width(config));
-    let scoring = |tokens: u64, logit_rows: u64, copies: u64| MemoryEstimate {
+    let chunk = |tokens: u64| tokens.min((CHUNK_LOGITS / v.max(1)).max(1));
+    let scoring = |tokens: u64, logit_rows: u64| MemoryEstimate {
         weights,
         activations: tokens * block,
-        logits: copies * F32 * v * logit_rows,
+        logits: 2 * F32 * v * logit_rows,
         ..MemoryEstimate::default()
     };
     match workload {
@@ -77,13 +78,13 @@ pub fn estimate_memory(config: &ModelConfig, workload: Workload) -> MemoryEstima
                 gradients: weights,
                 optimiser: 2 * weights,
                 activations: tokens * block * layers,
-                logits: 3 * F32 * v * tokens.min(LOGIT_ROWS),
+                logits: 3 * F32 * v * chunk(tokens),
             }
         }
-        Workload::Scoring { tokens } => scoring(tokens as u64, (tokens as u64).min(LOGIT_ROWS), 2),
+        Workload::Scoring { tokens } => scoring(tokens as u64, chunk(tokens as u64)),
         Workload::Generation { rows, length } => {
             let tokens = (rows * length) as u64;
-            let mut estimate = scoring(tokens, rows as u64, 2);
+            let mut estimate = scoring(tokens, rows as u64);
             estimate.activations += 2 * F32 * kv_width * layers * tokens;
             estimate
         }
