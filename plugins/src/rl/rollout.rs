@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::reward_shaping::length_mask;
 
 /// One round of sampled responses with everything the update needs. `[rollouts, tokens]` tensors are padded on the
-/// right with 0 to the longest response; all live on the CPU and carry no gradient.
+/// right with 0; all live on the CPU and carry no gradient.
 #[derive(Debug)]
 pub struct RolloutBatch {
     /// Response lengths in tokens, the end-of-sequence token included, each at least 1.
@@ -23,9 +23,16 @@ pub struct RolloutBatch {
 }
 
 impl RolloutBatch {
-    /// Joins flat per-token numbers `[tokens]`, in the order of `lengths`, into a batch.
-    pub fn new(lengths: Vec<usize>, log_probs: &Tensor, reference_log_probs: &Tensor, values: &Tensor, scores: &[f64]) -> Self {
-        let width = lengths.iter().copied().max().unwrap_or(0);
+    /// Joins flat per-token numbers `[tokens]`, in the order of `lengths`, into a batch of `width` columns, at least the
+    /// longest length.
+    pub fn new(
+        width: usize,
+        lengths: Vec<usize>,
+        log_probs: &Tensor,
+        reference_log_probs: &Tensor,
+        values: &Tensor,
+        scores: &[f64],
+    ) -> Self {
         let mask = length_mask(&lengths, width, Kind::Float);
         let pad = |flat: &Tensor| padded(flat, &mask);
         Self {
@@ -59,7 +66,7 @@ mod tests {
     #[test]
     fn flat_and_padded_forms_agree() {
         let flat = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let batch = RolloutBatch::new(vec![2, 1, 3], &flat, &(&flat * 2.0), &(&flat * 3.0), &[0.1, 0.2, 0.3]);
+        let batch = RolloutBatch::new(3, vec![2, 1, 3], &flat, &(&flat * 2.0), &(&flat * 3.0), &[0.1, 0.2, 0.3]);
         assert_eq!(batch.mask.size(), [3, 3]);
         let rows = Vec::<f32>::try_from(batch.log_probs.view(-1)).expect("numbers");
         assert_eq!(rows, [1.0, 2.0, 0.0, 3.0, 0.0, 0.0, 4.0, 5.0, 6.0]);

@@ -1,0 +1,11 @@
+//! Learners: from a checkpoint and feedback to a better checkpoint, one method a file.
+
+mod dpo;
+mod ppo;
+mod reward_modeling;
+mod sft;
+
+pub use dpo::DpoConfig;
+pub use ppo::{PpoConfig, ValueInit};
+pub use reward_modeling::{RewardModelingConfig, preference_losses};
+pub use sft::SftConfig;

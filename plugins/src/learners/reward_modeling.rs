@@ -1,0 +1,294 @@
+//! Reward modelling: a scalar head on the language model's body, fitted to preference pairs.
+//!
+//! Bradley-Terry: `−ln σ(r_w − r_l − m)` for the rewards of the chosen and the rejected answer, read at the last real token
+//! (Ouyang et al. 2022, <https://arxiv.org/abs/2203.02155>, equation 1). Margins m after Llama 2 (Touvron et al. 2023,
+//! section 3.2.2), centring `c (r_w + r_l)²` after Eisenstein et al. 2023, label smoothing ε as in conservative DPO.
+
+use std::time::Instant;
+
+use farmhand_core::types::PreferencePair;
+use farmhand_core::{
+    BuildContext, Checkpoint, CheckpointKind, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements,
+    Result, RunContext, register,
+};
+use farmhand_models::{
+    AdamW, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, StepPlan, TextCodec, TokenBatch, load_train_state,
+    micro_batches, save_scalar_checkpoint, save_train_state, tch_device,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::reward_models::ReadingRule;
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
+
+register! {
+    kind: Learner, name: "reward_modeling", config: RewardModelingConfig,
+    summary: "a reward model from preference pairs (Bradley-Terry)", paper: "https://arxiv.org/abs/2203.02155",
+}
+
+/// Options of `[learner.reward_modeling]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardModelingConfig {
+    /// Passes over the pairs, ≥ 1; more than one over-fits quickly.
+    pub epochs: u32,
+    /// Pairs per optimiser step, ≥ 1.
+    pub batch_size: usize,
+    /// Share ε of labels taken to be wrong, in [0, 0.5): `−(1−ε) ln σ(Δ) − ε ln σ(−Δ)`.
+    pub label_smoothing: f64,
+    /// What a pair's own margin is multiplied by before it is subtracted from the reward difference, ≥ 0; 0 ignores margins.
+    pub margin_weight: f64,
+    /// Weight c of `(r_w + r_l)²`, which keeps rewards around 0, ≥ 0.
+    pub centring: f64,
+    /// Read the reward at an end-of-sequence token after the answer instead of at the answer's last token. AlpacaFarm does not.
+    pub with_eos: bool,
+    /// Longest prompt and answer together, in tokens; pairs with a longer side are left out and counted. Never more than the
+    /// model's context.
+    pub max_tokens: usize,
+    /// How instructions become text; by default as the checkpoint says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptFormat>,
+    /// Pairs per forward pass at most, ≥ 1. Changes speed and memory, not the result.
+    pub micro_batch_size: usize,
+    /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
+    pub micro_batch_tokens: usize,
+    /// Steps between saved states, ≥ 1.
+    pub save_every: u64,
+    /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
+    pub validate_every: u64,
+    /// The optimiser.
+    pub optim: OptimConfig,
+}
+
+impl Default for RewardModelingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch_size: 16,
+            label_smoothing: 0.0,
+            margin_weight: 0.0,
+            centring: 0.0,
+            with_eos: false,
+            max_tokens: 512,
+            prompt: None,
+            micro_batch_size: 16,
+            micro_batch_tokens: 4096,
+            save_every: 50,
+            validate_every: 50,
+            optim: OptimConfig { lr: 1e-5, ..OptimConfig::default() },
+        }
+    }
+}
+
+#[typetag::serde(name = "reward_modeling")]
+impl LearnerConfig for RewardModelingConfig {
+    fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(RewardModeling(self.clone())))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Ranges::new()
+            .at_least_one("epochs", self.epochs as usize)
+            .at_least_one("batch_size", self.batch_size)
+            .require("label_smoothing", (0.0..0.5).contains(&self.label_smoothing), "a number in [0, 0.5)", self.label_smoothing)
+            .not_negative("margin_weight", self.margin_weight)
+            .not_negative("centring", self.centring)
+            .at_least_one("max_tokens", self.max_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size)
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("save_every", self.save_every as usize)
+            .at_least_one("validate_every", self.validate_every as usize)
+            .nested("optim", self.optim.problems())
+            .problems()
+    }
+}
+
+struct RewardModeling(RewardModelingConfig);
+
+impl Learner for RewardModeling {
+    fn requires(&self) -> Requirements {
+        Requirements { produces: CheckpointKind::RewardModel, ..Requirements::policy_from(FeedbackKind::Preferences) }
+    }
+
+    fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let Self(config) = self;
+        let rule = ReadingRule { with_eos: config.with_eos };
+        let codec = TextCodec::load(inputs.init, config.prompt)?;
+        let model = starting_model(inputs.init, ctx)?;
+        model.set_trainable(true);
+
+        let limit =
+            TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.body.config().max_positions() };
+        let encode = |pair: &PreferencePair| -> Result<Record<2>> {
+            let side = |answer: &str| codec.encode(&pair.instruction, answer, rule.ending());
+            let texts = [side(&pair.chosen)?, side(&pair.rejected)?];
+            Ok(Record { margin: pair.margin.unwrap_or(0.0), ..Record::new(&pair.instruction.id, texts) })
+        };
+        let records = admit(inputs.feedback.preferences()?, "preference pairs", limit, false, ctx, encode)?;
+        let held_out = match inputs.validation.map(|feedback| feedback.preferences()).transpose()? {
+            Some(pairs) if !pairs.is_empty() => admit(pairs, "held-out preference pairs", limit, false, ctx, encode)?,
+            _ => Vec::new(),
+        };
+
+        let plan = StepPlan::new(records.len(), config.batch_size, u64::from(config.epochs), ctx.seed.child("order", 0));
+        let parameters = model.parameters();
+        let mut optim = AdamW::new(&parameters, &config.optim, plan.n_steps());
+        let resumed = load_train_state(ctx, &[("reward_model", &parameters)], &mut [("reward_model", &mut optim)])?;
+        let start = resumed.map_or(0, |(step, _)| step);
+        let mut progress = ctx.progress("reward modelling", Some(plan.n_steps()), "steps");
+        progress.advance(start);
+
+        for step in start..plan.n_steps() {
+            let cancelled = ctx.cancel.is_cancelled();
+            if cancelled || (step > start && step % config.save_every == 0) {
+                save_train_state(
+                    ctx,
+                    step,
+                    &[("reward_model", &parameters)],
+                    &[("reward_model", &optim)],
+                    &serde_json::Value::Null,
+                )?;
+            }
+            if cancelled {
+                return Err(Error::cancelled());
+            }
+
+            let started = Instant::now();
+            let picked = plan.items(step);
+            let pass = run_pairs(&model, &codec, &records, picked, config, true)?;
+            let place = || format!("step {step}, preference pairs {}", ids_of(&records, picked));
+            if !pass.loss.is_finite() {
+                return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
+            }
+            let report = optim.step().map_err(|error| error.context(place()))?;
+
+            ctx.scalar("reward_modeling/loss", step, pass.loss);
+            ctx.scalar("reward_modeling/accuracy", step, pass.accuracy);
+            ctx.scalar("reward_modeling/margin", step, pass.margin);
+            ctx.scalar("reward_modeling/mean_reward", step, pass.mean_reward);
+            ctx.scalar("reward_modeling/grad_norm", step, report.grad_norm);
+            ctx.scalar("reward_modeling/lr", step, report.lr);
+            let n_tokens: usize = picked.iter().map(|&i| records[i].n_tokens()).sum();
+            ctx.scalar("reward_modeling/tokens_per_sec", step, n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
+            let last = step + 1 == plan.n_steps();
+            if !held_out.is_empty() && (last || (step + 1) % config.validate_every == 0) {
+                let all: Vec<usize> = (0..held_out.len()).collect();
+                let pass = run_pairs(&model, &codec, &held_out, &all, config, false)?;
+                ctx.scalar("reward_modeling/validation_loss", step, pass.loss);
+                ctx.scalar("reward_modeling/validation_accuracy", step, pass.accuracy);
+            }
+            progress.advance(1);
+        }
+        let checkpoint = save_scalar_checkpoint(&model, &codec, "reward_modeling", ctx)?;
+        rule.save(ctx)?;
+        Ok(checkpoint)
+    }
+}
+
+/// A reward model goes on from its own head, a language model gets a new one.
+fn starting_model(init: &Checkpoint, ctx: &RunContext<'_>) -> Result<ScalarModel> {
+    let device = tch_device(ctx.device)?;
+    match init.kind()? {
+        CheckpointKind::RewardModel => ScalarModel::load(init.path(), device),
+        CheckpointKind::CausalLm => {
+            let body = LanguageModel::load(init.path(), device)?;
+            let head = ScalarHead::random(body.config().hidden_size(), ctx.seed.child("head", 0), device);
+            Ok(ScalarModel::from_language_model(body, head))
+        }
+    }
+}
+
+/// What some pairs' rewards tell; means over the pairs.
+struct Pass {
+    loss: f64,
+    /// Share of pairs whose chosen answer has the higher reward; equal rewards count half.
+    accuracy: f64,
+    /// Reward of the chosen minus the rejected answer.
+    margin: f64,
+    /// Reward of all answers.
+    mean_reward: f64,
+}
+
+/// Runs the picked pairs through the model, micro-batch by micro-batch; with `train`, adds the gradient of their mean loss.
+fn run_pairs(
+    model: &ScalarModel,
+    codec: &TextCodec,
+    records: &[Record<2>],
+    picked: &[usize],
+    config: &RewardModelingConfig,
+    train: bool,
+) -> Result<Pass> {
+    let n = picked.len() as f64;
+    let mut pass = Pass { loss: 0.0, accuracy: 0.0, margin: 0.0, mean_reward: 0.0 };
+    // A pair is two rows of a forward pass.
+    let lengths: Vec<usize> = picked.iter().map(|&i| 2 * records[i].longest()).collect();
+    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+        let rows: Vec<&Record<2>> = rows.into_iter().map(|row| &records[picked[row]]).collect();
+        let texts: Vec<_> =
+            rows.iter().map(|record| &record.texts[0]).chain(rows.iter().map(|record| &record.texts[1])).collect();
+        let batch = TokenBatch::new(&texts, codec.tokenizer.pad_id(), model.body.device())?;
+        let rewards = if train { model.last_token_scores(&batch) } else { tch::no_grad(|| model.last_token_scores(&batch)) };
+        let (chosen, rejected) =
+            (rewards.narrow(0, 0, rows.len() as i64), rewards.narrow(0, rows.len() as i64, rows.len() as i64));
+        let margins: Vec<f64> = rows.iter().map(|record| record.margin * config.margin_weight).collect();
+        let margins = Tensor::from_slice(&margins).to_kind(rewards.kind()).to_device(rewards.device());
+        let losses = preference_losses(&chosen, &rejected, &margins, config.label_smoothing, config.centring);
+        let loss = losses.sum(Kind::Float) / n;
+        if train {
+            loss.backward();
+        }
+        pass.loss += loss.double_value(&[]);
+        let difference = (&chosen - &rejected).detach();
+        pass.margin += difference.sum(Kind::Double).double_value(&[]) / n;
+        pass.accuracy += ((difference.sign() + 1.0) * 0.5).sum(Kind::Double).double_value(&[]) / n;
+        pass.mean_reward += rewards.detach().sum(Kind::Double).double_value(&[]) / (2.0 * n);
+    }
+    Ok(pass)
+}
+
+/// The loss of each pair, `[pairs]`, from the rewards of its two answers `[pairs]` and its margin `[pairs]`:
+/// `−(1−ε) ln σ(Δ) − ε ln σ(−Δ) + c (r_w + r_l)²` with `Δ = r_w − r_l − m`.
+pub fn preference_losses(chosen: &Tensor, rejected: &Tensor, margins: &Tensor, label_smoothing: f64, centring: f64) -> Tensor {
+    let delta = chosen - rejected - margins;
+    let smoothed = -(delta.log_sigmoid() * (1.0 - label_smoothing)) - (-delta).log_sigmoid() * label_smoothing;
+    if centring == 0.0 { smoothed } else { smoothed + (chosen + rejected).square() * centring }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mean_loss(chosen: &[f64], rejected: &[f64], margins: &[f64], label_smoothing: f64, centring: f64) -> f64 {
+        let [chosen, rejected, margins] = [chosen, rejected, margins].map(Tensor::from_slice);
+        preference_losses(&chosen, &rejected, &margins, label_smoothing, centring).mean(Kind::Double).double_value(&[])
+    }
+
+    #[test]
+    fn the_loss_matches_the_goldens_with_margin_and_centring() {
+        for (margin, golden) in
+            [(0.0, 0.403_186), (1.0 / 3.0, 0.526_526), (2.0 / 3.0, 0.676_619), (1.0, 0.854_355), (3.0, 2.395_545)]
+        {
+            assert!((mean_loss(&[1.2], &[0.5], &[margin], 0.0, 0.0) - golden).abs() < 1e-6, "{margin}");
+        }
+        let (chosen, rejected) = ([1.2, -0.3, 0.5], [0.2, 0.4, 0.5]);
+        assert!((mean_loss(&chosen, &rejected, &[0.0; 3], 0.0, 0.0) - 0.703_198_31).abs() < 1e-6);
+        assert!((mean_loss(&chosen, &rejected, &[0.5, 0.0, 0.1], 0.0, 0.0) - 0.773_886_56).abs() < 1e-6);
+        assert!((mean_loss(&chosen, &rejected, &[0.0; 3], 0.0, 0.01) - 0.713_098_31).abs() < 1e-6);
+        // All pairs of three answers scored 1.0, 0.2, -0.5, averaged.
+        assert!((mean_loss(&[1.0, 1.0, 0.2], &[0.2, -0.5, -0.5], &[0.0; 3], 0.0, 0.0) - 0.325_233).abs() < 1e-6);
+        // ε = 0.1: 0.9 · 0.403186 + 0.1 · (0.403186 + 0.7).
+        assert!((mean_loss(&[1.2], &[0.5], &[0.0], 0.1, 0.0) - 0.473_186).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_gradient_matches_finite_differences() {
+        let at = |chosen: f64| mean_loss(&[chosen], &[0.4], &[0.2], 0.1, 0.05);
+        let leaf = Tensor::from_slice(&[0.7]).set_requires_grad(true);
+        preference_losses(&leaf, &Tensor::from_slice(&[0.4]), &Tensor::from_slice(&[0.2]), 0.1, 0.05)
+            .sum(Kind::Double)
+            .backward();
+        let slope = (at(0.7 + 1e-6) - at(0.7 - 1e-6)) / 2e-6;
+        assert!((slope - leaf.grad().double_value(&[0])).abs() < 1e-6);
+    }
+}

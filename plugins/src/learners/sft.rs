@@ -1,0 +1,208 @@
+//! Supervised fine-tuning: imitate demonstrations.
+//!
+//! Cross-entropy of the response tokens, the end-of-sequence token included, given the instruction: −log π(y_t | x, y_<t),
+//! reduced over the whole optimiser step (Ouyang et al. 2022, <https://arxiv.org/abs/2203.02155>, section 3.5; AlpacaFarm's
+//! SFT). The prompt is never trained on.
+
+use std::time::Instant;
+
+use farmhand_core::types::Demonstration;
+use farmhand_core::{
+    BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
+    RunContext, register,
+};
+use farmhand_models::{
+    AdamW, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, TokenBatch, load_train_state, micro_batches,
+    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use crate::rl::reduction::{Reduction, StepTotals};
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
+
+register! {
+    kind: Learner, name: "sft", config: SftConfig,
+    summary: "supervised fine-tuning on demonstrations", paper: "https://arxiv.org/abs/2203.02155",
+}
+
+/// Options of `[learner.sft]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftConfig {
+    /// Passes over the demonstrations, ≥ 1.
+    pub epochs: u32,
+    /// Demonstrations per optimiser step, ≥ 1.
+    pub batch_size: usize,
+    /// How token losses become one number per step.
+    pub reduction: Reduction,
+    /// Longest prompt and response together, in tokens; longer demonstrations are left out and counted. Never more than the
+    /// model's context.
+    pub max_tokens: usize,
+    /// How instructions become text; by default as the checkpoint says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptFormat>,
+    /// Demonstrations per forward pass at most, ≥ 1. Changes speed and memory, not the result.
+    pub micro_batch_size: usize,
+    /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
+    pub micro_batch_tokens: usize,
+    /// Steps between saved states, ≥ 1.
+    pub save_every: u64,
+    /// The optimiser.
+    pub optim: OptimConfig,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            batch_size: 32,
+            reduction: Reduction::TokenMean,
+            max_tokens: 512,
+            prompt: None,
+            micro_batch_size: 32,
+            micro_batch_tokens: 4096,
+            save_every: 50,
+            optim: OptimConfig { lr: 2e-5, ..OptimConfig::default() },
+        }
+    }
+}
+
+#[typetag::serde(name = "sft")]
+impl LearnerConfig for SftConfig {
+    fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Sft(self.clone())))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Ranges::new()
+            .at_least_one("epochs", self.epochs as usize)
+            .at_least_one("batch_size", self.batch_size)
+            .at_least_one("max_tokens", self.max_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size)
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("save_every", self.save_every as usize)
+            .nested("optim", self.optim.problems())
+            .problems()
+    }
+}
+
+struct Sft(SftConfig);
+
+impl Learner for Sft {
+    fn requires(&self) -> Requirements {
+        Requirements::policy_from(FeedbackKind::Demonstrations)
+    }
+
+    fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let Self(config) = self;
+        let demonstrations = inputs.feedback.demonstrations()?;
+        let validation = inputs.validation.map(|feedback| feedback.demonstrations()).transpose()?;
+        let codec = TextCodec::load(inputs.init, config.prompt)?;
+        let model = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
+        model.set_trainable(true);
+
+        let limit = TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.config().max_positions() };
+        let encode = |demonstration: &Demonstration| -> Result<Record<1>> {
+            let text = codec.encode(&demonstration.instruction, &demonstration.output, Ending::WithEos)?;
+            Ok(Record::new(&demonstration.instruction.id, [text]))
+        };
+        let records = admit(demonstrations, "demonstrations", limit, true, ctx, encode)?;
+        let held_out = match validation {
+            Some(items) if !items.is_empty() => admit(items, "held-out demonstrations", limit, true, ctx, encode)?,
+            _ => Vec::new(),
+        };
+
+        let plan = StepPlan::new(records.len(), config.batch_size, u64::from(config.epochs), ctx.seed.child("order", 0));
+        let mut optim = AdamW::new(model.parameters(), &config.optim, plan.n_steps());
+        let resumed = load_train_state(ctx, &[("policy", model.parameters())], &mut [("policy", &mut optim)])?;
+        let start = resumed.map_or(0, |(step, _)| step);
+        let mut progress = ctx.progress("supervised fine-tuning", Some(plan.n_steps()), "steps");
+        progress.advance(start);
+
+        for step in start..plan.n_steps() {
+            let cancelled = ctx.cancel.is_cancelled();
+            if cancelled || (step > start && step % config.save_every == 0) {
+                save_train_state(ctx, step, &[("policy", model.parameters())], &[("policy", &optim)], &serde_json::Value::Null)?;
+            }
+            if cancelled {
+                return Err(Error::cancelled());
+            }
+
+            let started = Instant::now();
+            let picked = plan.items(step);
+            let gradient = accumulate(&model, &codec, &records, picked, config)?;
+            let place = || format!("step {step}, demonstrations {}", ids_of(&records, picked));
+            if !gradient.loss.is_finite() {
+                return Err(
+                    Error::non_finite(format!("the loss is {} at {}", gradient.loss, place())).with_hint("lower `optim.lr`")
+                );
+            }
+            let report = optim.step().map_err(|error| error.context(place()))?;
+
+            ctx.scalar("sft/loss", step, gradient.loss);
+            ctx.scalar("sft/grad_norm", step, report.grad_norm);
+            ctx.scalar("sft/lr", step, report.lr);
+            ctx.scalar("sft/tokens_per_sec", step, gradient.n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
+            if !held_out.is_empty() && (step + 1) % plan.steps_per_epoch() == 0 {
+                ctx.scalar("sft/validation_loss", step, mean_loss(&model, &codec, &held_out, config)?);
+            }
+            progress.advance(picked.len() as u64);
+        }
+        save_checkpoint(&model, &codec, "sft", ctx)
+    }
+}
+
+/// What one optimiser step's forward and backward passes gave; the gradients are in the model.
+struct Gradient {
+    /// The reduced loss, in nats.
+    loss: f64,
+    /// Tokens read, prompts included.
+    n_tokens: usize,
+}
+
+/// Adds the gradient of the picked records' loss to the model, micro-batch by micro-batch; the normaliser is that of all of them.
+fn accumulate(
+    model: &LanguageModel,
+    codec: &TextCodec,
+    records: &[Record<1>],
+    picked: &[usize],
+    config: &SftConfig,
+) -> Result<Gradient> {
+    let totals = StepTotals::of(&response_lengths(records, picked)).with_width(config.max_tokens);
+    let mut gradient = Gradient { loss: 0.0, n_tokens: 0 };
+    let lengths: Vec<usize> = picked.iter().map(|&i| records[i].longest()).collect();
+    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+        let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
+        let batch = batch_of(codec, records, &rows, model.device())?;
+        let selected = selected_log_probs(model, &batch);
+        let loss = config.reduction.reduce(&-&selected.values, &batch.response_lengths(), totals);
+        gradient.loss += loss.double_value(&[]);
+        gradient.n_tokens += rows.iter().map(|&i| records[i].n_tokens()).sum::<usize>();
+        selected.backward(&loss);
+    }
+    Ok(gradient)
+}
+
+/// The mean loss per response token of all records, in nats, without gradient.
+fn mean_loss(model: &LanguageModel, codec: &TextCodec, records: &[Record<1>], config: &SftConfig) -> Result<f64> {
+    let lengths: Vec<usize> = records.iter().map(Record::longest).collect();
+    let (mut sum, mut n_tokens) = (0.0, 0);
+    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+        let batch = batch_of(codec, records, &rows, model.device())?;
+        let (log_probs, _) = selected_log_probs_no_grad(model, &batch);
+        sum -= log_probs.sum(Kind::Double).double_value(&[]);
+        n_tokens += batch.n_response_tokens();
+    }
+    Ok(sum / n_tokens.max(1) as f64)
+}
+
+fn response_lengths(records: &[Record<1>], picked: &[usize]) -> Vec<usize> {
+    picked.iter().map(|&i| records[i].texts[0].response().len()).collect()
+}
+
+fn batch_of(codec: &TextCodec, records: &[Record<1>], rows: &[usize], device: tch::Device) -> Result<TokenBatch> {
+    let texts: Vec<_> = rows.iter().map(|&i| &records[i].texts[0]).collect();
+    TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
+}

@@ -1,0 +1,76 @@
+//! A trained reward model: a scalar head on a language model's body, read at the last token.
+//!
+//! `reward_modeling` makes it. The reward is read by recorded length, so padding and the rest of the batch do not matter.
+
+use std::path::PathBuf;
+
+use farmhand_core::types::Response;
+use farmhand_core::{BuildContext, Checkpoint, Problem, Result, RewardModel, RewardModelConfig, RunContext, register};
+use farmhand_models::{PromptFormat, ScalarModel, TextCodec, tch_device};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::reading_rule::ReadingRule;
+use super::scoring::score_in_batches;
+use crate::training::Ranges;
+
+register! {
+    kind: RewardModel, name: "bradley_terry", config: BradleyTerryConfig,
+    summary: "a reward model trained on preference pairs", paper: "https://arxiv.org/abs/2203.02155",
+}
+
+/// Options of `[reward_model.bradley_terry]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BradleyTerryConfig {
+    /// The model's folder; by default the reward model of the stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// How instructions become text; by default as the checkpoint says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptFormat>,
+    /// Answers scored together at most, ≥ 1. Changes speed and memory.
+    pub max_batch: usize,
+}
+
+impl Default for BradleyTerryConfig {
+    fn default() -> Self {
+        Self { model: None, prompt: None, max_batch: 64 }
+    }
+}
+
+#[typetag::serde(name = "bradley_terry")]
+impl RewardModelConfig for BradleyTerryConfig {
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn RewardModel>> {
+        let checkpoint = ctx.reward_checkpoint(self.model.as_deref())?;
+        let codec = TextCodec::load(&checkpoint, self.prompt)?;
+        let model = ScalarModel::load(checkpoint.path(), tch_device(ctx.device)?)?;
+        let rule = ReadingRule::load(checkpoint.path())?;
+        Ok(Box::new(BradleyTerry { checkpoint, codec, model, rule, max_batch: self.max_batch }))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Ranges::new().at_least_one("max_batch", self.max_batch).problems()
+    }
+}
+
+struct BradleyTerry {
+    checkpoint: Checkpoint,
+    codec: TextCodec,
+    model: ScalarModel,
+    rule: ReadingRule,
+    max_batch: usize,
+}
+
+impl RewardModel for BradleyTerry {
+    fn score(&mut self, items: &[Response<'_>], ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+        let encode = |item: &Response<'_>| self.codec.encode(item.instruction, item.output, self.rule.ending());
+        let texts = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let body = &self.model.body;
+        score_in_batches(items, &texts, body, &self.codec, self.max_batch, ctx, |batch| self.model.last_token_scores(batch))
+    }
+
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        Some(&self.checkpoint)
+    }
+}

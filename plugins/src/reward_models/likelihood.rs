@@ -1,0 +1,88 @@
+//! Scores an answer by how likely a language model finds it: log π(answer | instruction), per token or in all.
+//!
+//! The judging language model of the simulated annotator pool; with a strong model it prefers fluent answers to the point.
+
+use std::path::PathBuf;
+
+use farmhand_core::types::Response;
+use farmhand_core::{BuildContext, Problem, Result, RewardModel, RewardModelConfig, RunContext, register};
+use farmhand_models::{
+    Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, selected_log_probs_no_grad, sequence_sums, tch_device,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::scoring::score_in_batches;
+use crate::rl::pairwise::LengthScale;
+use crate::training::Ranges;
+
+register! {
+    kind: RewardModel, name: "likelihood", config: LikelihoodConfig,
+    summary: "a language model's log-probability of the answer given the instruction",
+}
+
+/// Options of `[reward_model.likelihood]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LikelihoodConfig {
+    /// The judging model's folder; by default the policy of the stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// How instructions become text; by default as the checkpoint says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptFormat>,
+    /// The mean per token, or the sum, which prefers short answers. In nats.
+    pub per: LengthScale,
+    /// Whether the end-of-sequence token after the answer counts. An empty answer is always scored by that token alone.
+    pub with_eos: bool,
+    /// Answers scored together at most, ≥ 1. Changes speed and memory.
+    pub max_batch: usize,
+}
+
+impl Default for LikelihoodConfig {
+    fn default() -> Self {
+        Self { model: None, prompt: None, per: LengthScale::Mean, with_eos: true, max_batch: 64 }
+    }
+}
+
+#[typetag::serde(name = "likelihood")]
+impl RewardModelConfig for LikelihoodConfig {
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn RewardModel>> {
+        let checkpoint = ctx.policy_checkpoint(self.model.as_deref())?;
+        let codec = TextCodec::load(&checkpoint, self.prompt)?;
+        let model = LanguageModel::load(checkpoint.path(), tch_device(ctx.device)?)?;
+        Ok(Box::new(Likelihood { codec, model, config: self.clone() }))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Ranges::new().at_least_one("max_batch", self.max_batch).problems()
+    }
+}
+
+struct Likelihood {
+    codec: TextCodec,
+    model: LanguageModel,
+    config: LikelihoodConfig,
+}
+
+impl RewardModel for Likelihood {
+    fn score(&mut self, items: &[Response<'_>], ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+        let encode = |item: &Response<'_>| {
+            let ending = if self.config.with_eos || item.output.is_empty() { Ending::WithEos } else { Ending::Open };
+            self.codec.encode(item.instruction, item.output, ending)
+        };
+        let texts = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let score = |batch: &TokenBatch| {
+            let sums = sequence_sums(&selected_log_probs_no_grad(&self.model, batch).0, batch);
+            match self.config.per {
+                LengthScale::Sum => sums,
+                LengthScale::Mean => {
+                    let lengths: Vec<f32> = batch.response_lengths().into_iter().map(|length| length.max(1) as f32).collect();
+                    &sums / Tensor::from_slice(&lengths).to_device(sums.device())
+                }
+            }
+        };
+        score_in_batches(items, &texts, &self.model, &self.codec, self.config.max_batch, ctx, score)
+    }
+}

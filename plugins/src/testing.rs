@@ -1,0 +1,191 @@
+//! What the tests of this crate share: a tiny model with its tokenizer, contexts, interruption.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use farmhand_core::run::{StageDir, hash_path};
+use farmhand_core::types::{Demonstration, Instruction, PreferencePair};
+use farmhand_core::{
+    CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, PollingExecutor, RecordedEvents, Result, RunContext, Seed,
+};
+use farmhand_models::{
+    LanguageModel, LlamaOptions, ModelConfig, OptimConfig, PromptFormat, Schedule, TextCodec, Tokenizer, train_bpe,
+    write_checkpoint,
+};
+use tch::Tensor;
+use tempfile::TempDir;
+
+/// A stage in a temporary folder.
+pub(crate) struct Stage {
+    dir: TempDir,
+    pub(crate) stage: StageDir,
+    pub(crate) cancel: CancelFlag,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let stage = StageDir::create(dir.path().join("stage")).expect("a stage");
+        Self { dir, stage, cancel: CancelFlag::new() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn context<'a>(&'a self, events: &'a dyn EventSink) -> RunContext<'a> {
+        RunContext {
+            stage: &self.stage,
+            seed: Seed::root(7),
+            device: Device::Cpu,
+            events,
+            cancel: &self.cancel,
+            executor: &PollingExecutor,
+        }
+    }
+}
+
+/// Runs `work` with a context whose stage goes afterwards.
+pub(crate) fn with_context<R>(events: &dyn EventSink, work: impl FnOnce(&RunContext<'_>) -> R) -> R {
+    work(&Stage::new().context(events))
+}
+
+/// A tokenizer of about 300 tokens.
+pub(crate) fn tokenizer() -> Tokenizer {
+    let texts = ["say yes or no", "a good answer, a bad answer", "the cat sat on the mat", "count one two three four five six"];
+    train_bpe(texts.iter().cycle().take(40).map(|text| (*text).to_owned()), 300).expect("trained")
+}
+
+/// A random model of a few thousand parameters, saved as a checkpoint that the stage's folder keeps.
+pub(crate) fn tiny_checkpoint(stage: &Stage) -> Checkpoint {
+    tiny_checkpoint_with(stage, "base", 96)
+}
+
+/// The same under a name of its own, with a context of `max_positions` tokens.
+pub(crate) fn tiny_checkpoint_with(stage: &Stage, name: &str, max_positions: usize) -> Checkpoint {
+    let tokenizer = tokenizer();
+    let config = ModelConfig::tiny_llama(LlamaOptions {
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: 16,
+        intermediate_size: 32,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 1,
+        max_positions,
+        bos_token_id: tokenizer.bos_id(),
+        eos_token_id: Some(tokenizer.eos_id()),
+        pad_token_id: Some(tokenizer.pad_id()),
+        ..LlamaOptions::default()
+    });
+    let model = LanguageModel::random(config, Seed::root(3), tch::Device::Cpu).expect("made");
+    let codec = TextCodec::new(tokenizer, PromptFormat::None).expect("a codec");
+    write_checkpoint(&stage.path().join(name), &model, &codec, "test").expect("saved")
+}
+
+/// An optimiser that gets a tiny model somewhere in a few steps.
+pub(crate) fn fast_optim(lr: f64) -> OptimConfig {
+    OptimConfig { lr, schedule: Schedule::Constant, warmup_ratio: 0.0, ..OptimConfig::default() }
+}
+
+pub(crate) fn instructions(n: usize) -> Vec<Instruction> {
+    let words = ["one", "two", "three", "four", "five", "six"];
+    (0..n).map(|i| Instruction::new(format!("count {} {}", words[i % 6], words[i / 6 % 6]), None)).collect()
+}
+
+pub(crate) fn demonstrations(n: usize) -> Vec<Demonstration> {
+    let answers = ["yes", "no, the cat sat", "one two", "a good answer"];
+    let demonstration =
+        |(i, instruction): (usize, Instruction)| Demonstration { instruction, output: answers[i % answers.len()].to_owned() };
+    instructions(n).into_iter().enumerate().map(demonstration).collect()
+}
+
+pub(crate) fn pairs(n: usize) -> Vec<PreferencePair> {
+    let endings = ["", " the mat", " one two three"];
+    let pair = |(i, instruction): (usize, Instruction)| PreferencePair {
+        instruction,
+        chosen: format!("good{}", endings[i % 3]),
+        rejected: format!("bad{}", endings[(i + 1) % 3]),
+        p_chosen: None,
+        margin: None,
+    };
+    instructions(n).into_iter().enumerate().map(pair).collect()
+}
+
+/// Asks to stop when a scalar of a step arrives, and copies the stage's saved states as they are then: what a killed
+/// process would have left.
+struct Interrupter<'a> {
+    stage: &'a Stage,
+    scalar: &'a str,
+    step: u64,
+    killed: &'a Path,
+    lock: Mutex<()>,
+}
+
+impl EventSink for Interrupter<'_> {
+    fn emit(&self, event: Event) {
+        let Event::Scalar { name, step, .. } = event else { return };
+        if name == self.scalar && step == self.step {
+            let _guard = self.lock.lock().expect("nobody panicked");
+            copy_folder(&self.stage.stage.path().join("state"), &self.killed.join("state"));
+            self.stage.cancel.cancel();
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    std::fs::create_dir_all(to).expect("made");
+    for entry in entries {
+        let entry = entry.expect("an entry");
+        let target: PathBuf = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target)
+        } else {
+            drop(std::fs::copy(entry.path(), target).expect("copied"))
+        }
+    }
+}
+
+/// Runs a learner three times: straight through; stopped when `scalar` of `step` arrives and started again; killed there and
+/// started again from what lay on the disk. All three must give the same bytes and, where they overlap, the same scalars.
+pub(crate) fn assert_resumes_exactly(scalar: &str, step: u64, run: impl Fn(&RunContext<'_>) -> Result<Checkpoint>) {
+    let straight = Stage::new();
+    let events = RecordedEvents::default();
+    let expected = hash_path(run(&straight.context(&events)).expect("learned").path()).expect("hashed");
+
+    let (stopped, killed) = (Stage::new(), Stage::new());
+    let interrupter = Interrupter { stage: &stopped, scalar, step, killed: killed.stage.path(), lock: Mutex::new(()) };
+    let error = run(&stopped.context(&interrupter)).expect_err("stopped");
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    let stopped = Stage { cancel: CancelFlag::new(), ..stopped };
+    for stage in [stopped, killed] {
+        assert!(stage.stage.latest_state().expect("listed").is_some(), "nothing was saved before the interruption");
+        let again = RecordedEvents::default();
+        let checkpoint = run(&stage.context(&again)).expect("learned");
+        assert_eq!(hash_path(checkpoint.path()).expect("hashed"), expected);
+        let (all, rest) = (events.scalars(scalar), again.scalars(scalar));
+        assert!(!rest.is_empty() && rest.len() < all.len(), "{} of {} steps were repeated", rest.len(), all.len());
+        assert_eq!(rest, all[all.len() - rest.len()..]);
+    }
+}
+
+/// The gradients of some parameters, which are then cleared.
+pub(crate) fn take_gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {
+    let take = |(_, tensor): &(String, Tensor)| {
+        let gradient = if tensor.grad().defined() { tensor.grad().copy() } else { tensor.zeros_like() };
+        tensor.shallow_clone().zero_grad();
+        gradient.detach()
+    };
+    parameters.iter().map(take).collect()
+}
+
+/// Whether two lists of tensors are the same up to `tolerance` of the largest entry.
+pub(crate) fn assert_same_gradients(got: &[Tensor], expected: &[Tensor], tolerance: f64) {
+    let largest = |tensors: &mut dyn Iterator<Item = Tensor>| {
+        tensors.map(|tensor| tensor.abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
+    let scale = largest(&mut expected.iter().map(Tensor::shallow_clone));
+    assert!(scale > 0.0, "there is no gradient");
+    let difference = largest(&mut got.iter().zip(expected).map(|(a, b)| a - b));
+    assert!(difference <= tolerance * scale, "gradients differ by {difference}, the largest is {scale}");
+}

@@ -1,0 +1,141 @@
+//! Which records a learner can use: too long ones are left out and counted, never cut.
+
+use farmhand_core::{Error, Result, RunContext};
+use farmhand_models::EncodedText;
+
+/// A record as token ids: one text for a demonstration, two for a pair.
+#[derive(Debug, Clone)]
+pub struct Record<const N: usize> {
+    /// Its place among the records given, from 0.
+    pub index: usize,
+    /// The id of its instruction, for messages.
+    pub id: String,
+    /// How much better the first of two texts is, ≥ 0; 0 when nobody said.
+    pub margin: f64,
+    /// Its texts.
+    pub texts: [EncodedText; N],
+}
+
+impl<const N: usize> Record<N> {
+    /// A record without a margin; [`admit`] sets its place.
+    pub fn new(id: &str, texts: [EncodedText; N]) -> Self {
+        Self { index: 0, id: id.to_owned(), margin: 0.0, texts }
+    }
+
+    /// The longest of its texts, in tokens.
+    pub fn longest(&self) -> usize {
+        self.texts.iter().map(|text| text.ids.len()).max().unwrap_or(0)
+    }
+
+    /// All its texts together, in tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.texts.iter().map(|text| text.ids.len()).sum()
+    }
+}
+
+/// The longest text a learner takes.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenLimit {
+    /// The name of the learner's option.
+    pub option: &'static str,
+    /// The option: tokens of a whole text at most.
+    pub max_tokens: usize,
+    /// What the model's context has room for; never exceeded, whatever the option says.
+    pub context: usize,
+}
+
+/// Encodes records and leaves out those that are longer than the limit, or, with `needs_response`, whose response has no
+/// token to learn from. What is left out is counted in a warning; `noun` names the records in it (`demonstrations`).
+///
+/// # Errors
+/// When there are no records, all are left out, or one cannot be encoded.
+pub fn admit<R, const N: usize>(
+    records: &[R],
+    noun: &str,
+    limit: TokenLimit,
+    needs_response: bool,
+    ctx: &RunContext<'_>,
+    encode: impl Fn(&R) -> Result<Record<N>>,
+) -> Result<Vec<Record<N>>> {
+    if records.is_empty() {
+        return Err(Error::missing_input(format!("there are no {noun} to learn from")));
+    }
+    let max_tokens = limit.max_tokens.min(limit.context);
+    let (mut kept, mut longest, mut n_long, mut n_empty) = (Vec::with_capacity(records.len()), 0, 0, 0);
+    for (index, record) in records.iter().enumerate() {
+        let record = Record { index, ..encode(record)? };
+        if record.longest() > max_tokens {
+            n_long += 1;
+            longest = longest.max(record.longest());
+        } else if needs_response && record.texts.iter().any(|text| text.response_start == text.ids.len()) {
+            n_empty += 1;
+        } else {
+            kept.push(record);
+        }
+    }
+    let limit_name = if limit.context < limit.max_tokens {
+        "the room in the model's context".to_owned()
+    } else {
+        format!("`{}`", limit.option)
+    };
+    let n = records.len();
+    let long = format!("{n_long} of {n} {noun} are longer than {limit_name} of {max_tokens} tokens (the longest has {longest})");
+    let empty = format!("{n_empty} of {n} {noun} have a response without a token to learn from");
+    if kept.is_empty() {
+        let why = if n_empty == 0 { long } else { format!("{long}; {empty}") };
+        return Err(Error::invalid_data(format!("no {noun} are left to learn from: {why}"))
+            .with_hint(format!("raise `{}`, use a model with a longer context, or shorten the data", limit.option)));
+    }
+    if n_long > 0 {
+        ctx.events.warn(&format!("{long}; they are left out"));
+    }
+    if n_empty > 0 {
+        ctx.events.warn(&format!("{empty}; they are left out"));
+    }
+    Ok(kept)
+}
+
+/// The ids of some records, for the message of an error: the first eight, then how many more.
+pub fn ids_of<const N: usize>(records: &[Record<N>], picked: &[usize]) -> String {
+    let shown: Vec<String> = picked.iter().take(8).map(|&i| format!("`{}`", records[i].id)).collect();
+    let more = picked.len().saturating_sub(8);
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::RecordedEvents;
+
+    use super::*;
+    use crate::testing::with_context;
+
+    fn record(id: &usize) -> Result<Record<1>> {
+        // As many tokens as the number says, the last of them the response; ten has no response.
+        let ids = vec![7; *id];
+        let response_start = if *id == 10 { 10 } else { id - 1 };
+        Ok(Record::new(&format!("r{id}"), [EncodedText { ids, response_start }]))
+    }
+
+    #[test]
+    fn long_and_empty_records_are_left_out_and_counted() {
+        let events = RecordedEvents::default();
+        let limit = TokenLimit { option: "max_tokens", max_tokens: 12, context: 64 };
+        let kept = with_context(&events, |ctx| admit(&[3, 13, 10, 12, 40], "demonstrations", limit, true, ctx, record))
+            .expect("some are left");
+        assert_eq!(kept.iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["r3", "r12"]);
+        let text = format!("{:?}", events.take());
+        assert!(text.contains("2 of 5 demonstrations are longer than `max_tokens` of 12 tokens (the longest has 40)"), "{text}");
+        assert!(text.contains("1 of 5 demonstrations have a response without a token"), "{text}");
+        assert_eq!(ids_of(&kept, &[1, 0]), "`r12`, `r3`");
+    }
+
+    #[test]
+    fn nothing_left_is_an_error_that_names_the_limit() {
+        let events = RecordedEvents::default();
+        let limit = TokenLimit { option: "max_tokens", max_tokens: 512, context: 8 };
+        let error =
+            with_context(&events, |ctx| admit(&[9, 11], "pairs", limit, true, ctx, record)).expect_err("all are too long");
+        assert!(error.message().contains("the room in the model's context of 8 tokens"), "{error}");
+        assert!(with_context(&events, |ctx| admit(&[], "pairs", limit, true, ctx, record)).is_err());
+    }
+}
