@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::failure::{Failure, Result};
 
@@ -38,15 +39,17 @@ pub(crate) fn new(root: &Path, args: &[OsString]) -> Result<()> {
     let write = |path: &Path, text: &str| fs::write(path, text).map_err(|error| Failure::io("write", path, &error));
     write(&file, &TEMPLATE.replace("NAME", name).replace("TypeName", &type_name(name)))?;
     write(&index, &text)?;
+    // Long names move line breaks. Without rustfmt the file is merely not formatted.
+    let _ = Command::new("rustfmt").args(["--edition", "2024"]).arg(&file).current_dir(root).status();
     println!(
         "wrote {FOLDER}/{name}.rs and its line in {FOLDER}/mod.rs. It compiles and learns as it is; next:
 
   1. put your method into {FOLDER}/{name}.rs: paper and equation on top, options, loop, loss, tests
-  2. cargo xtask test -p farmhand-plugins {name}      its own tests
+  2. cargo xtask test -p farmhand-plugins {name}     runs its own tests
   3. cargo xtask build                             then
      ./farmhand describe {name}                    shows its options
-     ./farmhand learn {name} --help                runs it on your files
-  4. add `[methods.{name}.learner.{name}]` to a copy of examples/configs/quickstart.toml and compare it:
+     ./farmhand learn {name} --model DIR --data pairs.jsonl --out my-run
+  4. compare it: add `[methods.{name}.learner.{name}]` to a copy of examples/configs/quickstart.toml, then
      ./farmhand run my.toml"
     );
     Ok(())
