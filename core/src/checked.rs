@@ -6,7 +6,7 @@ use crate::context::RunContext;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
 use crate::reward_model::RewardModel;
-use crate::types::{Completion, Comparison, Instruction, Judgement, Response, SamplingParams};
+use crate::types::{Comparison, Completion, Instruction, Judgement, Response, SamplingParams};
 
 /// [`Policy::generate`], checked: `sampling.n` answers per instruction, grouped, in order, samples from 0.
 ///
@@ -27,7 +27,10 @@ pub fn generate(
     for (i, completion) in completions.iter().enumerate() {
         let instruction = &instructions[i / n];
         if completion.instruction.id != instruction.id {
-            return Err(broken(format!("gave answer {i} for instruction `{}`, expected `{}`", completion.instruction.id, instruction.id)));
+            return Err(broken(format!(
+                "gave answer {i} for instruction `{}`, expected `{}`",
+                completion.instruction.id, instruction.id
+            )));
         }
         if completion.sample as usize != i % n {
             return Err(broken(format!("numbered answer {i} as sample {}, expected {}", completion.sample, i % n)));
@@ -51,7 +54,9 @@ pub fn score(model: &mut dyn RewardModel, items: &[Response<'_>], ctx: &RunConte
     }
     if let Some(i) = scores.iter().position(|score| !score.is_finite()) {
         let message = format!("a reward model scored the answer to instruction `{}` with {}", items[i].instruction.id, scores[i]);
-        return Err(Error::broken_contract(message).with_hint("the reward model diverged in training, or its checkpoint is broken"));
+        return Err(
+            Error::broken_contract(message).with_hint("the reward model diverged in training, or its checkpoint is broken")
+        );
     }
     Ok(scores)
 }

@@ -99,8 +99,9 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", &path, error)),
         };
-        let manifest: CheckpointManifest = serde_json::from_str(&text)
-            .map_err(|error| Error::invalid_data(format!("`{}` is not a checkpoint manifest", path.display())).with_source(error))?;
+        let manifest: CheckpointManifest = serde_json::from_str(&text).map_err(|error| {
+            Error::invalid_data(format!("`{}` is not a checkpoint manifest", path.display())).with_source(error)
+        })?;
         if manifest.format > CHECKPOINT_FORMAT {
             return Err(Error::invalid_data(format!(
                 "`{}` has format {}, this farmhand reads up to {CHECKPOINT_FORMAT}",

@@ -118,7 +118,8 @@ impl Error {
         let kind = if missing { ErrorKind::MissingInput } else { ErrorKind::Io };
         let error = Self::new(kind, format!("cannot {action} `{}`", path.display())).with_source(source);
         if full {
-            return error.with_hint("the disk is full; free some space and run the same command again, it continues where it stopped");
+            return error
+                .with_hint("the disk is full; free some space and run the same command again, it continues where it stopped");
         }
         error
     }

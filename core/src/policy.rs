@@ -16,7 +16,12 @@ pub trait Policy: Send {
     ///
     /// # Errors
     /// When an instruction cannot be answered (too long for the model), a server fails, or on cancellation.
-    fn generate(&mut self, instructions: &[Instruction], sampling: &SamplingParams, ctx: &RunContext<'_>) -> Result<Vec<Completion>>;
+    fn generate(
+        &mut self,
+        instructions: &[Instruction],
+        sampling: &SamplingParams,
+        ctx: &RunContext<'_>,
+    ) -> Result<Vec<Completion>>;
 }
 
 /// The options of a policy, as `[policy.NAME]` holds them.

@@ -97,7 +97,12 @@ impl SamplingParams {
             }
         };
         check(self.n >= 1, "n", "at least 1", self.n.to_string());
-        check(self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "a number ≥ 0", self.temperature.to_string());
+        check(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            "temperature",
+            "a number ≥ 0",
+            self.temperature.to_string(),
+        );
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "a number in (0, 1]", self.top_p.to_string());
         check((0.0..1.0).contains(&self.min_p), "min_p", "a number in [0, 1)", self.min_p.to_string());
         check(

@@ -31,11 +31,8 @@ impl PreferencePair {
             return None;
         }
         let second_wins = p_second > 0.5;
-        let (chosen, rejected) = if second_wins {
-            (&comparison.output_2, &comparison.output_1)
-        } else {
-            (&comparison.output_1, &comparison.output_2)
-        };
+        let (chosen, rejected) =
+            if second_wins { (&comparison.output_2, &comparison.output_1) } else { (&comparison.output_1, &comparison.output_2) };
         let p_chosen = matches!(annotation.preference, Preference::Graded(_)).then(|| p_second.max(1.0 - p_second));
         Some(Self {
             instruction: comparison.instruction.clone(),
