@@ -18,6 +18,8 @@ mod report;
 mod split;
 mod write;
 
+pub mod synthetic;
+
 pub use completions::{read_completions, read_ranked_lists, read_scored_completions};
 pub use demonstrations::read_demonstrations;
 pub use instructions::read_instructions;
