@@ -5,7 +5,10 @@
 //!
 //! * [`RunFiles`]: a run directory, read.
 //! * [`Leaderboard`]: one row a model, as Markdown, CSV, JSON or plain text.
+//! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
+
+pub mod charts;
 
 mod html;
 mod leaderboard;
