@@ -2,7 +2,9 @@
 //!
 //! They share what nearly everyone wants (say something, do not loop, stay with the question) and differ in the rest, as
 //! AlpacaFarm's annotators do: some like long answers and some short ones, one likes lists, two lean towards the answer they
-//! see first (these are shown the answers in a drawn order), one is careless.
+//! see first (these are shown the answers in a drawn order), one is careless. No model is behind them: they see the surface of a
+//! text, not whether it is true. With the majority of three people they agree on 63 % of the 831 pairs of PandaLM's human test
+//! set that have one (tests/people.rs); for members who read, give a `rater` a `model`, or add a judge to `members`.
 
 use farmhand_core::AnnotatorSpec;
 

@@ -234,8 +234,8 @@ mod tests {
     fn scores_are_the_weighted_features() {
         let config = RaterConfig { length_target: 99.0, temperature: 0.0, ..RaterConfig::default() };
         let annotation = &Desk::new().annotations(&rater(config), &[comparison(0, "An animal.", "")])[0];
-        // 10 characters: length 1 − ln(100 / 11) / ln 100; words describe, animal, number: one of three; the last 8 of its 3
-        // windows, " animal.", is not in the instruction but "n animal" is not either; ends with a full stop.
+        // 10 characters: length 1 − ln(100 / 11) / ln 100. No window twice, none copied. One of the three words describe,
+        // animal, number. A full stop. Not empty.
         let expected = (1.0 - (100.0_f64 / 11.0).ln() / 100.0_f64.ln()) + 1.0 + 1.0 / 3.0 + 0.5 + 1.0;
         let scores = annotation.scores.expect("scored");
         assert!((scores[0] - expected).abs() < 1e-12, "{scores:?} {expected}");
