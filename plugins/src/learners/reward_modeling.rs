@@ -257,7 +257,110 @@ pub fn preference_losses(chosen: &Tensor, rejected: &Tensor, margins: &Tensor, l
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use farmhand_core::types::Response;
+    use farmhand_core::{Device, Feedback, RecordedEvents, RewardModelConfig};
+
     use super::*;
+    use crate::reward_models::BradleyTerryConfig;
+    use crate::testing::{
+        Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, pairs, take_gradients, tiny_checkpoint,
+    };
+
+    fn config() -> RewardModelingConfig {
+        let optim = fast_optim(1e-2);
+        RewardModelingConfig {
+            epochs: 6,
+            batch_size: 4,
+            save_every: 4,
+            validate_every: 4,
+            optim,
+            ..RewardModelingConfig::default()
+        }
+    }
+
+    fn learn(config: &RewardModelingConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let all = pairs(24);
+        let (train, held_out) = all.split_at(16);
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback: Feedback::Preferences(train),
+            validation: Some(Feedback::Preferences(held_out)),
+            reward_model: None,
+            annotator: None,
+        };
+        config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    }
+
+    #[test]
+    fn it_learns_which_answers_are_better_and_scores_new_ones_as_trained() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let ctx = stage.context(&events);
+        let checkpoint =
+            learn(&RewardModelingConfig { with_eos: true, ..config() }, &tiny_checkpoint(&stage), &ctx).expect("learned");
+        let accuracy = events.scalars("reward_modeling/validation_accuracy");
+        assert_eq!(accuracy.len(), 6);
+        assert_eq!(accuracy[5].1, 1.0, "{accuracy:?}");
+        assert!(events.scalars("reward_modeling/validation_loss")[5].1 < 0.2);
+
+        assert_eq!(ReadingRule::load(checkpoint.path()).expect("read"), ReadingRule { with_eos: true });
+        let mut build = BuildContext::new(Device::Cpu, Path::new("."));
+        build.reward_model = Some(&checkpoint);
+        let mut model = BradleyTerryConfig::default().build(&build).expect("built");
+        assert_eq!(model.checkpoint(), Some(&checkpoint));
+        let new = &pairs(30)[24..];
+        let side = |pick: fn(&PreferencePair) -> &str| {
+            new.iter().map(move |pair| Response { instruction: &pair.instruction, output: pick(pair) }).collect::<Vec<_>>()
+        };
+        let chosen = model.score(&side(|pair| &pair.chosen), &ctx).expect("scored");
+        let rejected = model.score(&side(|pair| &pair.rejected), &ctx).expect("scored");
+        assert!(chosen.iter().zip(&rejected).all(|(chosen, rejected)| chosen > rejected), "{chosen:?} {rejected:?}");
+        // A score depends on its item alone.
+        let alone = model.score(&side(|pair| &pair.chosen)[3..4], &ctx).expect("scored")[0];
+        assert!((alone - chosen[3]).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        assert_resumes_exactly("reward_modeling/loss", 9, |ctx| learn(&config(), &init, ctx));
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_micro_batches() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let codec = TextCodec::load(&init, None).expect("a codec");
+        let model = with_head(&init);
+        let encode = |pair: &PreferencePair| {
+            let side = |answer: &str| codec.encode(&pair.instruction, answer, farmhand_models::Ending::Open).expect("encoded");
+            Record::new("", [side(&pair.chosen), side(&pair.rejected)])
+        };
+        let records: Vec<_> = pairs(8).iter().map(encode).collect();
+        let picked: Vec<usize> = (0..8).collect();
+        let gradients = |micro_batch_size| {
+            let config = RewardModelingConfig { micro_batch_size, centring: 0.01, ..RewardModelingConfig::default() };
+            let loss = run_pairs(&model, &codec, &records, &picked, &config, true).expect("run").loss;
+            (loss, take_gradients(&model.parameters()))
+        };
+        let (loss, expected) = gradients(8);
+        for size in [1, 3] {
+            let (same_loss, same) = gradients(size);
+            assert!((loss - same_loss).abs() < 1e-6);
+            assert_same_gradients(&same, &expected, 1e-5);
+        }
+    }
+
+    fn with_head(init: &Checkpoint) -> ScalarModel {
+        let stage = Stage::new();
+        let model = starting_model(init, &stage.context(&farmhand_core::NoEvents)).expect("made");
+        model.set_trainable(true);
+        model
+    }
 
     fn mean_loss(chosen: &[f64], rejected: &[f64], margins: &[f64], label_smoothing: f64, centring: f64) -> f64 {
         let [chosen, rejected, margins] = [chosen, rejected, margins].map(Tensor::from_slice);

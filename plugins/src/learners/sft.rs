@@ -206,3 +206,110 @@ fn batch_of(codec: &TextCodec, records: &[Record<1>], rows: &[usize], device: tc
     let texts: Vec<_> = rows.iter().map(|&i| &records[i].texts[0]).collect();
     TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
 }
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::{ErrorKind, Feedback, RecordedEvents};
+
+    use super::*;
+    use crate::testing::{
+        Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, take_gradients, tiny_checkpoint,
+        tiny_checkpoint_with,
+    };
+
+    fn config() -> SftConfig {
+        SftConfig { epochs: 12, batch_size: 4, save_every: 5, optim: fast_optim(3e-2), ..SftConfig::default() }
+    }
+
+    fn learn(
+        config: &SftConfig,
+        init: &Checkpoint,
+        demonstrations: &[Demonstration],
+        ctx: &RunContext<'_>,
+    ) -> Result<Checkpoint> {
+        let feedback = Feedback::Demonstrations(demonstrations);
+        let inputs =
+            LearnerInputs { init, reference: None, feedback, validation: Some(feedback), reward_model: None, annotator: None };
+        config.build(&BuildContext::new(farmhand_core::Device::Cpu, std::path::Path::new(".")))?.learn(inputs, ctx)
+    }
+
+    #[test]
+    fn it_learns_the_demonstrations_by_heart() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let init = tiny_checkpoint(&stage);
+        learn(&config(), &init, &demonstrations(8), &stage.context(&events)).expect("learned");
+        let losses = events.scalars("sft/loss");
+        assert_eq!(losses.len(), 24);
+        // A random model finds each of about 300 tokens equally likely.
+        assert!((losses[0].1 - 300f64.ln()).abs() < 0.3, "{losses:?}");
+        let validation = events.scalars("sft/validation_loss");
+        assert_eq!(validation.len(), 12);
+        assert!(validation[11].1 < 0.3 * losses[0].1, "{validation:?}");
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config(), &init, &demonstrations(8), ctx));
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_micro_batches() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let codec = TextCodec::load(&init, None).expect("a codec");
+        let model = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+        model.set_trainable(true);
+        let encode = |demonstration: &Demonstration| {
+            let text = codec.encode(&demonstration.instruction, &demonstration.output, Ending::WithEos).expect("encoded");
+            Record::new("", [text])
+        };
+        let records: Vec<_> = demonstrations(8).iter().map(encode).collect();
+        let picked: Vec<usize> = (0..8).collect();
+        for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::SeqSum, Reduction::FixedNorm] {
+            let gradients = |micro_batch_size| {
+                let config = SftConfig { micro_batch_size, reduction, ..SftConfig::default() };
+                let loss = accumulate(&model, &codec, &records, &picked, &config).expect("run").loss;
+                (loss, take_gradients(model.parameters()))
+            };
+            let (loss, expected) = gradients(8);
+            for size in [1, 3] {
+                let (same_loss, same) = gradients(size);
+                assert!((loss - same_loss).abs() < 1e-6 * loss.abs());
+                assert_same_gradients(&same, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn long_demonstrations_are_left_out_and_no_demonstrations_is_an_error() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let mut items = demonstrations(4);
+        items[1].output = "one two three ".repeat(40);
+        let init = tiny_checkpoint_with(&stage, "short", 32);
+        learn(&SftConfig { epochs: 1, ..config() }, &init, &items, &stage.context(&events)).expect("learned");
+        assert!(format!("{:?}", events.take()).contains("1 of 4 demonstrations are longer than the room in the model's context"));
+
+        let error = learn(&config(), &init, &[], &Stage::new().context(&events)).expect_err("nothing to learn from");
+        assert_eq!(error.kind(), ErrorKind::MissingInput);
+        let error = learn(&config(), &init, &items[1..2], &Stage::new().context(&events)).expect_err("all are too long");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_names_the_step_and_the_demonstrations() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let items = demonstrations(4);
+        let config = SftConfig { optim: fast_optim(1e30), ..config() };
+        let error = learn(&config, &tiny_checkpoint(&stage), &items, &stage.context(&events)).expect_err("diverged");
+        assert_eq!(error.kind(), ErrorKind::NonFinite);
+        assert!(
+            error.message().contains("step 1, demonstrations") && error.message().contains(&items[0].instruction.id),
+            "{error}"
+        );
+    }
+}

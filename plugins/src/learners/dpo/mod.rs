@@ -7,6 +7,8 @@
 //! The reference's log-probabilities are computed once, before training, and kept with the stage's state. With the policy
 //! at the reference the logistic loss is ln 2.
 
+mod pairs;
+
 use std::time::Instant;
 
 use farmhand_core::types::PreferencePair;
@@ -15,15 +17,15 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, TokenBatch, load_train_state, micro_batches,
-    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, sequence_sums, tch_device,
+    AdamW, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, load_train_state, save_checkpoint,
+    save_train_state, tch_device,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
-use crate::rl::pairwise::{LengthScale, LogRatios, PairwiseLink};
-use crate::rl::reduction::{Reduction, StepTotals};
+use self::pairs::{Pairs, run_pairs};
+use crate::rl::pairwise::PairwiseLink;
+use crate::rl::reduction::Reduction;
 use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
 
 register! {
@@ -198,145 +200,112 @@ impl Learner for Dpo {
     }
 }
 
-/// Pairs with the log-probabilities of the frozen reference.
-struct Pairs {
-    records: Vec<Record<2>>,
-    /// Sums over the chosen and the rejected answer's tokens, in nats, one entry a record.
-    reference: Vec<[f32; 2]>,
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-/// One line of the journal of reference log-probabilities: a pair's index and its two sums.
-#[derive(Serialize, Deserialize)]
-struct ReferenceLine(usize, [f32; 2]);
+    use farmhand_core::types::Response;
+    use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents, RewardModelConfig};
 
-impl Pairs {
-    /// Computes what the journal `name` of an interrupted run does not hold yet; zeros when the loss is reference-free.
-    fn new(
-        records: Vec<Record<2>>,
-        name: &str,
-        reference: &LanguageModel,
-        codec: &TextCodec,
-        config: &DpoConfig,
-        ctx: &RunContext<'_>,
-    ) -> Result<Self> {
-        let mut sums = vec![[0.0; 2]; records.len()];
-        if config.reference_free || records.is_empty() {
-            return Ok(Self { records, reference: sums });
-        }
-        let (mut journal, lines) = ctx.stage.journal::<ReferenceLine>(name)?;
-        let mut known = vec![false; records.len()];
-        for ReferenceLine(i, values) in lines {
-            let place = sums.get_mut(i).ok_or_else(|| {
-                Error::invalid_data(format!("`{}` belongs to other pairs", journal.path().display())).with_hint("remove it")
-            })?;
-            (*place, known[i]) = (values, true);
-        }
-        let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "pairs");
-        for rows in micro_batches(&pair_lengths(&records), config.micro_batch_tokens, config.micro_batch_size) {
-            progress.advance(rows.len() as u64);
-            if rows.iter().all(|&row| known[row]) {
-                continue;
-            }
-            ctx.cancel.check()?;
-            let batch = batch_of(&records, &rows, codec, reference.device())?;
-            let (log_probs, _) = selected_log_probs_no_grad(reference, &batch);
-            let totals =
-                Vec::<f32>::try_from(sequence_sums(&log_probs, &batch)).map_err(|error| Error::other(error.to_string()))?;
-            let lines: Vec<_> =
-                rows.iter().enumerate().map(|(j, &i)| ReferenceLine(i, [totals[j], totals[rows.len() + j]])).collect();
-            if lines.iter().any(|line| line.1.iter().any(|value| !value.is_finite())) {
-                let message =
-                    format!("a reference log-probability is not finite, in preference pairs {}", ids_of(&records, &rows));
-                return Err(Error::non_finite(message).with_hint("the reference model is broken"));
-            }
-            for ReferenceLine(i, values) in &lines {
-                sums[*i] = *values;
-            }
-            journal.append(&lines)?;
-        }
-        Ok(Self { records, reference: sums })
+    use super::*;
+    use crate::reward_models::LikelihoodConfig;
+    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, pairs, tiny_checkpoint};
+
+    fn config() -> DpoConfig {
+        DpoConfig { epochs: 6, batch_size: 4, save_every: 4, optim: fast_optim(3e-3), ..DpoConfig::default() }
     }
-}
 
-/// What some pairs tell; means over the pairs, log-ratios in nats.
-#[derive(Default)]
-struct Pass {
-    loss: f64,
-    /// β times the difference of the log-ratios: the implicit reward margin.
-    margin: f64,
-    /// Share of pairs with a positive margin; a margin of 0 counts half.
-    accuracy: f64,
-    chosen: f64,
-    rejected: f64,
-    nll: f64,
-}
+    fn learn(config: &DpoConfig, init: &Checkpoint, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let feedback = Feedback::Preferences(pairs);
+        let inputs =
+            LearnerInputs { init, reference: None, feedback, validation: Some(feedback), reward_model: None, annotator: None };
+        config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    }
 
-/// Runs the picked pairs through the policy, micro-batch by micro-batch; with `train`, adds the gradient of their loss.
-fn run_pairs(
-    policy: &LanguageModel,
-    codec: &TextCodec,
-    pairs: &Pairs,
-    picked: &[usize],
-    config: &DpoConfig,
-    train: bool,
-) -> Result<Pass> {
-    let n = picked.len() as f64;
-    let chosen_lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].texts[0].response().len()).collect();
-    let totals = StepTotals::of(&chosen_lengths).with_width(config.max_tokens);
-    let mut pass = Pass::default();
-    let lengths: Vec<usize> = picked.iter().map(|&i| 2 * pairs.records[i].longest()).collect();
-    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
-        let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
-        let batch = batch_of(&pairs.records, &rows, codec, policy.device())?;
-        let selected = train.then(|| selected_log_probs(policy, &batch));
-        let values = match &selected {
-            Some(selected) => selected.values.shallow_clone(),
-            None => selected_log_probs_no_grad(policy, &batch).0,
+    /// Log-probabilities of the chosen and the rejected answer of each pair under a policy.
+    fn likelihoods(policy: &Checkpoint, pairs: &[PreferencePair]) -> Vec<[f64; 2]> {
+        let stage = Stage::new();
+        let mut build = BuildContext::new(Device::Cpu, Path::new("."));
+        build.policy = Some(policy);
+        let mut model = LikelihoodConfig::default().build(&build).expect("built");
+        let sides: Vec<Response<'_>> = pairs
+            .iter()
+            .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
+            .collect();
+        let scores = model.score(&sides, &stage.context(&farmhand_core::NoEvents)).expect("scored");
+        scores.chunks(2).map(|pair| [pair[0], pair[1]]).collect()
+    }
+
+    #[test]
+    fn it_flips_preferences_that_the_policy_had_the_other_way_round() {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        // Prefer whatever the policy finds less likely.
+        let mut items = pairs(12);
+        let before = likelihoods(&init, &items);
+        for (pair, [chosen, rejected]) in items.iter_mut().zip(before) {
+            if chosen > rejected {
+                std::mem::swap(&mut pair.chosen, &mut pair.rejected);
+            }
+        }
+        assert!(likelihoods(&init, &items).iter().all(|[chosen, rejected]| chosen < rejected));
+        let events = RecordedEvents::default();
+        let config = DpoConfig { epochs: 20, ..config() };
+        let learned = learn(&config, &init, &items, &stage.context(&events)).expect("learned");
+        assert!((events.scalars("dpo/loss")[0].1 - std::f64::consts::LN_2).abs() < 1e-6);
+        let accuracy = events.scalars("dpo/validation_accuracy");
+        assert_eq!(accuracy.last().expect("validated").1, 1.0);
+        let after = likelihoods(&learned, &items);
+        let flipped = after.iter().filter(|[chosen, rejected]| chosen > rejected).count();
+        assert!(flipped >= 11, "{flipped} of 12 flipped: {after:?}");
+    }
+
+    #[test]
+    fn a_step_at_learning_rate_0_reports_ln_2_and_changes_nothing() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let init = tiny_checkpoint(&stage);
+        let learned =
+            learn(&DpoConfig { optim: fast_optim(0.0), ..config() }, &init, &pairs(8), &stage.context(&events)).expect("learned");
+        let losses = events.scalars("dpo/loss");
+        assert_eq!(losses.len(), 12);
+        assert!(losses.iter().all(|(_, loss)| (loss - std::f64::consts::LN_2).abs() < 1e-6), "{losses:?}");
+        let bytes = |checkpoint: &Checkpoint| std::fs::read(checkpoint.path().join("model.safetensors")).expect("read");
+        assert!(bytes(&learned) == bytes(&init));
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&config(), &init, &pairs(10), ctx));
+    }
+
+    #[test]
+    fn options_out_of_range_and_without_effect_are_located() {
+        assert!(config().problems().is_empty());
+        let config = DpoConfig {
+            beta: 0.0,
+            link: PairwiseLink::Robust { label_smoothing: 0.7 },
+            nll_reduction: Reduction::SeqSum,
+            ..config()
         };
-        let ratios = log_ratios(&sequence_sums(&values, &batch), &batch.response_lengths(), pairs, &rows);
-        let mut loss = config.link.losses(&ratios, config.beta).sum(Kind::Float) / n;
-        if config.nll_weight > 0.0 {
-            let lengths = &batch.response_lengths()[..rows.len()];
-            let chosen = values.narrow(0, 0, lengths.iter().sum::<usize>() as i64);
-            let nll = config.nll_reduction.reduce(&-chosen, lengths, totals);
-            pass.nll += nll.double_value(&[]);
-            loss += nll * config.nll_weight;
-        }
-        pass.loss += loss.double_value(&[]);
-        let mean = |values: &Tensor| values.detach().sum(Kind::Double).double_value(&[]) / n;
-        let margin = ratios.margin(LengthScale::Sum);
-        pass.margin += config.beta * mean(&margin);
-        pass.accuracy += mean(&((margin.sign() + 1.0) * 0.5));
-        pass.chosen += mean(&ratios.chosen);
-        pass.rejected += mean(&ratios.rejected);
-        if let Some(selected) = selected {
-            selected.backward(&loss);
-        }
+        let paths: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["beta", "link.robust.label_smoothing", "nll_reduction"]);
     }
-    Ok(pass)
-}
 
-/// The log-ratios to the reference from the policy's sums `[2 · pairs]` and token counts, chosen answers first.
-fn log_ratios(sums: &Tensor, lengths: &[usize], pairs: &Pairs, rows: &[usize]) -> LogRatios {
-    let n = rows.len() as i64;
-    let half = |side: usize| {
-        let reference: Vec<f32> = rows.iter().map(|&i| pairs.reference[i][side]).collect();
-        let lengths: Vec<f32> = lengths[side * rows.len()..][..rows.len()].iter().map(|&length| length as f32).collect();
-        let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(sums.device());
-        (sums.narrow(0, side as i64 * n, n) - on_device(&reference), on_device(&lengths))
-    };
-    let ((chosen, chosen_lengths), (rejected, rejected_lengths)) = (half(0), half(1));
-    LogRatios { chosen, rejected, chosen_lengths, rejected_lengths }
-}
-
-/// The two texts of some pairs in one batch: all chosen answers, then all rejected ones.
-fn batch_of(records: &[Record<2>], rows: &[usize], codec: &TextCodec, device: tch::Device) -> Result<TokenBatch> {
-    let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
-    let texts: Vec<_> = side(0).chain(side(1)).collect();
-    TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
-}
-
-/// Tokens a pair takes in a forward pass: two rows as long as its longer side.
-fn pair_lengths(records: &[Record<2>]) -> Vec<usize> {
-    records.iter().map(|record| 2 * record.longest()).collect()
+    #[test]
+    fn another_kind_of_feedback_is_refused() {
+        let stage = Stage::new();
+        let inputs = LearnerInputs {
+            init: &tiny_checkpoint(&stage),
+            reference: None,
+            feedback: Feedback::Prompts(&[]),
+            validation: None,
+            reward_model: None,
+            annotator: None,
+        };
+        let error = Dpo(config()).learn(inputs, &stage.context(&farmhand_core::NoEvents)).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::MissingInput);
+    }
 }

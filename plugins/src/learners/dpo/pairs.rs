@@ -1,0 +1,242 @@
+//! Preference pairs with the reference's log-probabilities, and one pass of some of them through the policy.
+
+use farmhand_core::{Error, Result, RunContext};
+use farmhand_models::{
+    LanguageModel, TextCodec, TokenBatch, micro_batches, selected_log_probs, selected_log_probs_no_grad, sequence_sums,
+};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::DpoConfig;
+use crate::rl::pairwise::{LengthScale, LogRatios};
+use crate::rl::reduction::StepTotals;
+use crate::training::{Record, ids_of};
+
+/// Pairs with the log-probabilities of the frozen reference.
+pub(super) struct Pairs {
+    pub(super) records: Vec<Record<2>>,
+    /// Sums over the chosen and the rejected answer's tokens, in nats, one entry a record.
+    reference: Vec<[f32; 2]>,
+}
+
+/// One line of the journal of reference log-probabilities: a pair's index and its two sums.
+#[derive(Serialize, Deserialize)]
+struct ReferenceLine(usize, [f32; 2]);
+
+impl Pairs {
+    /// Computes what the journal `name` of an interrupted run does not hold yet; zeros when the loss is reference-free.
+    pub(super) fn new(
+        records: Vec<Record<2>>,
+        name: &str,
+        reference: &LanguageModel,
+        codec: &TextCodec,
+        config: &DpoConfig,
+        ctx: &RunContext<'_>,
+    ) -> Result<Self> {
+        let mut sums = vec![[0.0; 2]; records.len()];
+        if config.reference_free || records.is_empty() {
+            return Ok(Self { records, reference: sums });
+        }
+        let (mut journal, lines) = ctx.stage.journal::<ReferenceLine>(name)?;
+        let mut known = vec![false; records.len()];
+        for ReferenceLine(i, values) in lines {
+            let place = sums.get_mut(i).ok_or_else(|| {
+                Error::invalid_data(format!("`{}` belongs to other pairs", journal.path().display())).with_hint("remove it")
+            })?;
+            (*place, known[i]) = (values, true);
+        }
+        let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "pairs");
+        for rows in micro_batches(&pair_lengths(&records), config.micro_batch_tokens, config.micro_batch_size) {
+            progress.advance(rows.len() as u64);
+            if rows.iter().all(|&row| known[row]) {
+                continue;
+            }
+            ctx.cancel.check()?;
+            let batch = batch_of(&records, &rows, codec, reference.device())?;
+            let (log_probs, _) = selected_log_probs_no_grad(reference, &batch);
+            let totals =
+                Vec::<f32>::try_from(sequence_sums(&log_probs, &batch)).map_err(|error| Error::other(error.to_string()))?;
+            let lines: Vec<_> =
+                rows.iter().enumerate().map(|(j, &i)| ReferenceLine(i, [totals[j], totals[rows.len() + j]])).collect();
+            if lines.iter().any(|line| line.1.iter().any(|value| !value.is_finite())) {
+                let message =
+                    format!("a reference log-probability is not finite, in preference pairs {}", ids_of(&records, &rows));
+                return Err(Error::non_finite(message).with_hint("the reference model is broken"));
+            }
+            for ReferenceLine(i, values) in &lines {
+                sums[*i] = *values;
+            }
+            journal.append(&lines)?;
+        }
+        Ok(Self { records, reference: sums })
+    }
+}
+
+/// What some pairs tell; means over the pairs, log-ratios in nats.
+#[derive(Default)]
+pub(super) struct Pass {
+    pub(super) loss: f64,
+    /// β times the difference of the log-ratios: the implicit reward margin.
+    pub(super) margin: f64,
+    /// Share of pairs with a positive margin; a margin of 0 counts half.
+    pub(super) accuracy: f64,
+    pub(super) chosen: f64,
+    pub(super) rejected: f64,
+    pub(super) nll: f64,
+}
+
+/// Runs the picked pairs through the policy, micro-batch by micro-batch; with `train`, adds the gradient of their loss.
+pub(super) fn run_pairs(
+    policy: &LanguageModel,
+    codec: &TextCodec,
+    pairs: &Pairs,
+    picked: &[usize],
+    config: &DpoConfig,
+    train: bool,
+) -> Result<Pass> {
+    let n = picked.len() as f64;
+    let chosen_lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].texts[0].response().len()).collect();
+    let totals = StepTotals::of(&chosen_lengths).with_width(config.max_tokens);
+    let mut pass = Pass::default();
+    let lengths: Vec<usize> = picked.iter().map(|&i| 2 * pairs.records[i].longest()).collect();
+    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+        let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
+        let batch = batch_of(&pairs.records, &rows, codec, policy.device())?;
+        let selected = train.then(|| selected_log_probs(policy, &batch));
+        let values = match &selected {
+            Some(selected) => selected.values.shallow_clone(),
+            None => selected_log_probs_no_grad(policy, &batch).0,
+        };
+        let ratios = log_ratios(&sequence_sums(&values, &batch), &batch.response_lengths(), pairs, &rows);
+        let mut loss = config.link.losses(&ratios, config.beta).sum(Kind::Float) / n;
+        if config.nll_weight > 0.0 {
+            let lengths = &batch.response_lengths()[..rows.len()];
+            let chosen = values.narrow(0, 0, lengths.iter().sum::<usize>() as i64);
+            let nll = config.nll_reduction.reduce(&-chosen, lengths, totals);
+            pass.nll += nll.double_value(&[]);
+            loss += nll * config.nll_weight;
+        }
+        pass.loss += loss.double_value(&[]);
+        let mean = |values: &Tensor| values.detach().sum(Kind::Double).double_value(&[]) / n;
+        let margin = ratios.margin(LengthScale::Sum);
+        pass.margin += config.beta * mean(&margin);
+        pass.accuracy += mean(&((margin.sign() + 1.0) * 0.5));
+        pass.chosen += mean(&ratios.chosen);
+        pass.rejected += mean(&ratios.rejected);
+        if let Some(selected) = selected {
+            selected.backward(&loss);
+        }
+    }
+    Ok(pass)
+}
+
+/// The log-ratios to the reference from the policy's sums `[2 · pairs]` and token counts, chosen answers first.
+fn log_ratios(sums: &Tensor, lengths: &[usize], pairs: &Pairs, rows: &[usize]) -> LogRatios {
+    let n = rows.len() as i64;
+    let half = |side: usize| {
+        let reference: Vec<f32> = rows.iter().map(|&i| pairs.reference[i][side]).collect();
+        let lengths: Vec<f32> = lengths[side * rows.len()..][..rows.len()].iter().map(|&length| length as f32).collect();
+        let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(sums.device());
+        (sums.narrow(0, side as i64 * n, n) - on_device(&reference), on_device(&lengths))
+    };
+    let ((chosen, chosen_lengths), (rejected, rejected_lengths)) = (half(0), half(1));
+    LogRatios { chosen, rejected, chosen_lengths, rejected_lengths }
+}
+
+/// The two texts of some pairs in one batch: all chosen answers, then all rejected ones.
+fn batch_of(records: &[Record<2>], rows: &[usize], codec: &TextCodec, device: tch::Device) -> Result<TokenBatch> {
+    let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
+    let texts: Vec<_> = side(0).chain(side(1)).collect();
+    TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
+}
+
+/// Tokens a pair takes in a forward pass: two rows as long as its longer side.
+fn pair_lengths(records: &[Record<2>]) -> Vec<usize> {
+    records.iter().map(|record| 2 * record.longest()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::NoEvents;
+    use farmhand_core::types::PreferencePair;
+    use farmhand_models::Ending;
+
+    use super::*;
+    use crate::rl::pairwise::PairwiseLink;
+    use crate::rl::reduction::Reduction;
+    use crate::testing::{Stage, assert_same_gradients, pairs, take_gradients, tiny_checkpoint};
+
+    struct Fixture {
+        stage: Stage,
+        codec: TextCodec,
+        policy: LanguageModel,
+        records: Vec<Record<2>>,
+    }
+
+    fn fixture() -> Fixture {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        let codec = TextCodec::load(&init, None).expect("a codec");
+        let policy = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+        policy.set_trainable(true);
+        let encode = |pair: &PreferencePair| {
+            let side = |answer: &str| codec.encode(&pair.instruction, answer, Ending::WithEos).expect("encoded");
+            Record::new(&pair.instruction.id, [side(&pair.chosen), side(&pair.rejected)])
+        };
+        let records = pairs(8).iter().map(encode).collect();
+        Fixture { stage, codec, policy, records }
+    }
+
+    #[test]
+    fn the_loss_is_ln_2_at_the_reference_and_every_log_ratio_zero() {
+        let Fixture { stage, codec, policy, records } = fixture();
+        let config = DpoConfig::default();
+        let pairs =
+            Pairs::new(records, "reference.jsonl", &policy, &codec, &config, &stage.context(&NoEvents)).expect("computed");
+        for micro_batch_size in [1, 3, 8] {
+            let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
+            let pass = run_pairs(&policy, &codec, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, false).expect("run");
+            assert!((pass.loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", pass.loss);
+            assert!(pass.chosen.abs() < 1e-5 && pass.rejected.abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_micro_batches() {
+        let Fixture { codec, policy, records, .. } = fixture();
+        // A reference unlike the policy, so that the pairs weigh differently.
+        let reference = (0..8).map(|i| [-8.0 - i as f32, -9.0 + 0.5 * i as f32]).collect();
+        let pairs = Pairs { records, reference };
+        for (link, nll_reduction) in [
+            (PairwiseLink::Logistic, Reduction::TokenMean),
+            (PairwiseLink::LogisticPerToken, Reduction::SeqMean),
+            (PairwiseLink::Ipo { log_ratios: LengthScale::Mean }, Reduction::SeqSum),
+        ] {
+            let gradients = |micro_batch_size| {
+                let config = DpoConfig { micro_batch_size, link, nll_reduction, nll_weight: 0.3, ..DpoConfig::default() };
+                let loss = run_pairs(&policy, &codec, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, true).expect("run").loss;
+                (loss, take_gradients(policy.parameters()))
+            };
+            let (loss, expected) = gradients(8);
+            for size in [1, 3] {
+                let (same_loss, same) = gradients(size);
+                assert!((loss - same_loss).abs() < 1e-6 * loss.abs().max(1.0));
+                assert_same_gradients(&same, &expected, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn reference_log_probs_are_read_from_the_journal_of_an_interrupted_run() {
+        let Fixture { stage, codec, policy, records } = fixture();
+        let ctx = stage.context(&NoEvents);
+        let compute =
+            || Pairs::new(records.clone(), "reference.jsonl", &policy, &codec, &DpoConfig::default(), &ctx).expect("computed");
+        let first = compute().reference;
+        let _ = tch::no_grad(|| policy.parameters()[0].1.shallow_clone().g_mul_scalar_(2.0));
+        assert_eq!(compute().reference, first);
+        let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
+        let zeros = Pairs::new(records.clone(), "none.jsonl", &policy, &codec, &free, &ctx).expect("nothing to compute");
+        assert_eq!(zeros.reference, vec![[0.0; 2]; 8]);
+    }
+}
