@@ -9,9 +9,9 @@ use std::path::Path;
 use farmhand_core::{Error, Problem, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::gradient::{clip_gradients, gradient_norm, zero_gradients};
+use crate::gradient::{clip_factor, gradient_norm, zero_gradients};
 use crate::restore_tensors::restore_tensors;
 use crate::safetensors_file::write_safetensors;
 use crate::schedule::Schedule;
@@ -143,35 +143,26 @@ impl AdamW {
     pub fn step(&mut self) -> Result<StepReport> {
         let step = self.done;
         let grad_norm = gradient_norm(&self.parameters).map_err(|error| error.context(format!("optimiser step {}", step + 1)))?;
-        if self.config.max_grad_norm > 0.0 {
-            clip_gradients(&self.parameters, grad_norm, self.config.max_grad_norm);
-        }
         let lr = self.config.lr_at(step, self.total_steps);
         self.done += 1;
         let power = i32::try_from(self.done).unwrap_or(i32::MAX);
         let [beta1, beta2] = self.config.betas;
-        let (correction1, correction2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
+        let max_norm = self.config.max_grad_norm;
+        let update = Update {
+            clip: if max_norm > 0.0 { clip_factor(grad_norm, max_norm) } else { 1.0 },
+            rate: lr / (1.0 - beta1.powi(power)),
+            decay: 1.0 - lr * self.config.weight_decay,
+            betas: self.config.betas,
+            scale: (1.0 - beta2.powi(power)).sqrt(),
+            eps: self.config.eps,
+        };
         no_grad(|| {
             for (index, (_, parameter)) in self.parameters.iter().enumerate() {
-                let mut gradient = parameter.grad();
-                if !gradient.defined() {
-                    continue;
+                let gradient = parameter.grad();
+                if gradient.defined() {
+                    let decay = self.decays[index] && self.config.weight_decay > 0.0;
+                    update.apply(parameter, &gradient, &self.means[index], &self.squares[index], decay);
                 }
-                if gradient.kind() != Kind::Float {
-                    gradient = gradient.to_kind(Kind::Float);
-                }
-                let (mean, square) = (&mut self.means[index], &mut self.squares[index]);
-                let _ = mean.lerp_(&gradient, 1.0 - beta1);
-                let scaled = &gradient * (1.0 - beta2);
-                let _ = square.g_mul_scalar_(beta2).addcmul_(&gradient, &scaled);
-                let mut denominator = square.sqrt();
-                let _ = denominator.g_div_scalar_(correction2.sqrt()).g_add_scalar_(self.config.eps);
-                let change = &*mean * (-lr / correction1);
-                let mut parameter = parameter.shallow_clone();
-                if self.decays[index] && self.config.weight_decay > 0.0 {
-                    let _ = parameter.g_mul_scalar_(1.0 - lr * self.config.weight_decay);
-                }
-                let _ = parameter.addcdiv_(&change, &denominator);
             }
         });
         zero_gradients(&self.parameters);
@@ -212,6 +203,56 @@ impl AdamW {
 }
 
 const STATE_FILE: &str = "optimiser.safetensors";
+
+/// The numbers of one step.
+struct Update {
+    /// The factor on the gradients.
+    clip: f64,
+    /// lr / (1 − β₁ᵗ).
+    rate: f64,
+    /// 1 − lr λ.
+    decay: f64,
+    betas: [f64; 2],
+    /// √(1 − β₂ᵗ).
+    scale: f64,
+    eps: f64,
+}
+
+/// Elements that are worked on together on the CPU: few enough that all operations but the first find them in the cache.
+const STRETCH: i64 = 1 << 15;
+
+impl Update {
+    fn apply(&self, parameter: &Tensor, gradient: &Tensor, mean: &Tensor, square: &Tensor, decay: bool) {
+        let gradient = gradient.to_kind(Kind::Float);
+        let tensors = [parameter, &gradient, mean, square];
+        if parameter.device() != Device::Cpu || !tensors.iter().all(|tensor| tensor.is_contiguous()) {
+            self.apply_to(tensors.map(Tensor::shallow_clone), decay);
+            return;
+        }
+        let flat = tensors.map(|tensor| tensor.view([-1]));
+        let n = flat[0].size()[0];
+        for start in (0..n).step_by(STRETCH as usize) {
+            self.apply_to([0, 1, 2, 3].map(|index: usize| flat[index].narrow(0, start, STRETCH.min(n - start))), decay);
+        }
+    }
+
+    fn apply_to(&self, [mut parameter, mut gradient, mut mean, mut square]: [Tensor; 4], decay: bool) {
+        let [beta1, beta2] = self.betas;
+        if self.clip < 1.0 {
+            gradient = gradient * self.clip;
+        }
+        let _ = mean.lerp_(&gradient, 1.0 - beta1);
+        let scaled = &gradient * (1.0 - beta2);
+        let _ = square.g_mul_scalar_(beta2).addcmul_(&gradient, &scaled);
+        let mut denominator = square.sqrt();
+        let _ = denominator.g_div_scalar_(self.scale).g_add_scalar_(self.eps);
+        let change = &mean * -self.rate;
+        if decay {
+            let _ = parameter.g_mul_scalar_(self.decay);
+        }
+        let _ = parameter.addcdiv_(&change, &denominator);
+    }
+}
 
 /// Weight matrices and embeddings decay; biases and normalisation weights, which have one dimension, do not.
 fn decays(name: &str, tensor: &Tensor) -> bool {

@@ -26,10 +26,16 @@ pub fn gradient_norm(parameters: &[(String, Tensor)]) -> Result<f64> {
     })
 }
 
-/// Scales all gradients so that their norm is at most `max_norm`; `norm` is what [`gradient_norm`] measured. As torch's
-/// `clip_grad_norm_`, the factor is `max_norm / (norm + 1e-6)` where that is below 1.
+/// The factor that brings gradients of norm `norm` down to `max_norm`; 1 when they are there already. As torch's
+/// `clip_grad_norm_`, it is `max_norm / (norm + 1e-6)` where that is below 1.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}
+
+/// Scales all gradients so that their norm is at most `max_norm`; `norm` is what [`gradient_norm`] measured. For loops
+/// without [`AdamW`](crate::AdamW), which clips by itself.
 pub fn clip_gradients(parameters: &[(String, Tensor)], norm: f64, max_norm: f64) {
-    let factor = max_norm / (norm + 1e-6);
+    let factor = clip_factor(norm, max_norm);
     if factor < 1.0 {
         no_grad(|| gradients(parameters).for_each(|(_, mut gradient)| drop(gradient.g_mul_scalar_(factor))));
     }

@@ -51,7 +51,7 @@ pub use data_order::{StepPlan, epoch_order};
 pub use device::tch_device;
 pub use encoding::{EncodedText, Ending, TextCodec};
 pub use generate::{GenerateOptions, Generated, GenerationRequest, generate, text_before_stop};
-pub use gradient::{clip_gradients, gradient_norm, zero_gradients};
+pub use gradient::{clip_factor, clip_gradients, gradient_norm, zero_gradients};
 pub use heads::{ScalarHead, ScalarModel};
 pub use language_model::LanguageModel;
 pub use log_probs::{
