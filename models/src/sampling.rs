@@ -101,7 +101,7 @@ fn invert(log_probs: &Tensor, uniforms: &[f64]) -> Tensor {
     let uniforms = Tensor::from_slice(uniforms).to_device(log_probs.device()).unsqueeze(1);
     // Rounding must not push the target up to the total, beyond the last token that can be drawn.
     let targets = (uniforms * &totals).minimum(&(&totals * (1.0 - f64::EPSILON)));
-    cumulative.searchsorted(&targets, false, true, "right", None::<Tensor>).squeeze_dim(1)
+    targets.searchsorted(&cumulative, false, true, "right", None::<Tensor>).squeeze_dim(1)
 }
 
 #[cfg(test)]

@@ -1,0 +1,117 @@
+"""Compares numbers and times with transformers, side by side in one run.
+
+    cargo build -p farmhand-models --example engine
+    OMP_NUM_THREADS=1 python models/benches/against_transformers.py MODEL_FOLDER path/to/target/debug/examples/engine [--rounds 5]
+
+Both sides take turns, so that another load on the machine hits both; the ratio of the smallest times is what to look at.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", type=pathlib.Path)
+parser.add_argument("engine", type=pathlib.Path)
+parser.add_argument("--rounds", type=int, default=5)
+arguments = parser.parse_args()
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+engine = subprocess.Popen([arguments.engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(command, options):
+    engine.stdin.write(json.dumps({command: options}) + "\n")
+    engine.stdin.flush()
+    return json.loads(engine.stdout.readline())
+
+
+def load(folder):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+generator = torch.Generator().manual_seed(0)
+model = load(arguments.model)
+vocabulary = model.config.vocab_size
+
+
+def random_ids(n):
+    return torch.randint(5, vocabulary, (n,), generator=generator).tolist()
+
+
+def largest_difference(model, ids):
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "logits.safetensors"
+        ask("logits", {"ids": ids, "file": str(file)})
+        ours = load_file(file)["logits"]
+    with torch.no_grad():
+        return (model(torch.tensor([ids])).logits[0] - ours).abs().max().item()
+
+
+def transformers_greedy(prompts, n):
+    ids = torch.tensor(prompts)
+    start = time.perf_counter()
+    with torch.no_grad():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=n, max_new_tokens=n,
+                             eos_token_id=None, pad_token_id=0)
+    return out[:, ids.shape[1]:].tolist(), time.perf_counter() - start
+
+
+def transformers_train(rows, start):
+    ids = torch.tensor(rows)
+    labels = ids.clone()
+    labels[:, :start] = -100
+    model.zero_grad(set_to_none=False)
+    begin = time.perf_counter()
+    loss = model(ids, labels=labels).loss
+    loss.backward()
+    seconds = time.perf_counter() - begin
+    norm = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt().item()
+    return loss.item(), norm, seconds
+
+
+print("load here:", ask("load", str(arguments.model))["seconds"], "s")
+ids = random_ids(200)
+print("largest difference of a logit, 200 random tokens:", largest_difference(model, ids))
+tokens, _ = transformers_greedy([ids[:20]], 64)
+print("64 greedy tokens identical:", tokens == ask("greedy", {"prompts": [ids[:20]], "n": 64})["tokens"])
+with tempfile.TemporaryDirectory() as folder:
+    print("save here:", ask("save", folder)["seconds"], "s")
+    print("largest difference after saving here and loading there:", largest_difference(load(folder), ids))
+    model.save_pretrained(folder + "/sharded", max_shard_size="100MB")
+    print("shards:", len(list(pathlib.Path(folder, "sharded").glob("*.safetensors"))))
+    ask("load", folder + "/sharded")
+    print("largest difference after saving there in shards and loading here:", largest_difference(model, ids))
+
+
+def compare(name, ours, theirs):
+    """Times both in turns."""
+    times = [], []
+    for _ in range(arguments.rounds):
+        times[0].append(ours())
+        times[1].append(theirs())
+    here, there = (sorted(side) for side in times)
+    middle = len(here) // 2
+    print(f"{name}: here {here[0]:.3f} s, transformers {there[0]:.3f} s, ratio of minima {here[0] / there[0]:.2f}, "
+          f"of medians {here[middle] / there[middle]:.2f}")
+
+
+for rows, width, start in [(2, 128, 1), (2, 128, 64), (8, 64, 32)]:
+    batch = [random_ids(width) for _ in range(rows)]
+    ours, (loss, norm, _) = ask("train", {"rows": batch, "start": start}), transformers_train(batch, start)
+    print(f"train {rows} x {width}: loss {ours['loss']:.5f} and {loss:.5f}, gradient norm {ours['gradient_norm']:.5f} and {norm:.5f}")
+    compare(f"train {rows} x {width}, response from {start}",
+            lambda: ask("train", {"rows": batch, "start": start})["seconds"],
+            lambda: transformers_train(batch, start)[2])
+for rows in (1, 8):
+    prompts = [random_ids(32) for _ in range(rows)]
+    compare(f"greedy {rows} x 64 tokens", lambda: ask("greedy", {"prompts": prompts, "n": 64})["seconds"],
+            lambda: transformers_greedy(prompts, 64)[1])

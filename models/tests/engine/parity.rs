@@ -1,0 +1,132 @@
+//! The same numbers as transformers, and the same after writing and reading back.
+
+use farmhand_core::Seed;
+use farmhand_core::types::{FinishReason, SamplingParams};
+use farmhand_models::{GenerateOptions, GenerationRequest, LanguageModel, generate};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::golden;
+
+const CASES: [&str; 7] = ["llama", "llama3", "llama_linear_biases", "llama_yarn", "mistral", "qwen2", "gpt2"];
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    sequences: Vec<Vec<i64>>,
+    /// `[sequences][tokens][v]`.
+    logits: Vec<Vec<Vec<f32>>>,
+    /// 64 greedy tokens after the second sequence, by repetition penalty.
+    greedy: std::collections::BTreeMap<String, Vec<u32>>,
+}
+
+fn expected(case: &str) -> Expected {
+    let text = std::fs::read_to_string(golden(case).join("expected.json")).expect("a fixture");
+    serde_json::from_str(&text).expect("as make_goldens.py writes it")
+}
+
+fn load(case: &str) -> LanguageModel {
+    LanguageModel::load(&golden(case), Device::Cpu).unwrap_or_else(|error| panic!("{case}: {error:?}"))
+}
+
+/// Logits `[b, t, v]` of sequences padded on the right.
+fn logits(model: &LanguageModel, sequences: &[Vec<i64>], pad: i64) -> Tensor {
+    let longest = sequences.iter().map(Vec::len).max().expect("a sequence");
+    let padded: Vec<Tensor> = sequences
+        .iter()
+        .map(|ids| Tensor::from_slice(ids).constant_pad_nd([0, (longest - ids.len()) as i64]))
+        .map(|row| row.where_self(&row.ne(0), &Tensor::from(pad)))
+        .collect();
+    no_grad(|| model.logits(&model.hidden(&Tensor::stack(&padded, 0))))
+}
+
+#[test]
+fn logits_are_within_1e_4_of_transformers_in_a_padded_batch() {
+    for case in CASES {
+        let (model, expected) = (load(case), expected(case));
+        let logits = logits(&model, &expected.sequences, 7);
+        for (row, rows) in expected.logits.iter().enumerate() {
+            let reference = Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]);
+            let ours = logits.get(row as i64).narrow(0, 0, rows.len() as i64);
+            let difference = (ours - reference).abs().max().double_value(&[]);
+            assert!(difference < 1e-4, "{case}, sequence {row}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_those_of_transformers_with_and_without_a_repetition_penalty() {
+    for case in CASES {
+        let (model, expected) = (load(case), expected(case));
+        let prompts = [1, 0, 1].map(|i: usize| expected.sequences[i].iter().map(|id| *id as u32).collect::<Vec<_>>());
+        let requests = prompts.map(|prompt| GenerationRequest { prompt, seed: Seed::root(0) });
+        for (penalty, tokens) in &expected.greedy {
+            let sampling = SamplingParams {
+                temperature: 0.0,
+                max_new_tokens: 64,
+                repetition_penalty: penalty.parse().expect("a number"),
+                ..SamplingParams::default()
+            };
+            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: 8 };
+            let generated = generate(&model, None, &requests, &options, &mut |_| Ok(())).expect("generated");
+            assert_eq!(&generated[0].tokens, tokens, "{case}, penalty {penalty}");
+            assert_eq!(generated[0], generated[2], "{case}: the same request twice");
+            assert_eq!(generated[1].finish, FinishReason::Length);
+        }
+    }
+}
+
+#[test]
+fn a_saved_model_gives_the_same_logits_and_the_same_bytes_again() {
+    for case in CASES {
+        let (model, expected) = (load(case), expected(case));
+        let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
+        model.save(folders[0].path()).expect("written");
+        let again = LanguageModel::load(folders[0].path(), Device::Cpu).expect("readable");
+        assert_eq!(logits(&again, &expected.sequences, 0), logits(&model, &expected.sequences, 0), "{case}");
+        again.save(folders[1].path()).expect("written");
+        for file in ["config.json", "model.safetensors"] {
+            let [first, second] = [0, 1].map(|i: usize| std::fs::read(folders[i].path().join(file)).expect("readable"));
+            assert!(first == second, "{case}: {file}");
+        }
+        let names: Vec<&str> = model.parameters().iter().map(|(name, _)| name.as_str()).collect();
+        assert!(names.is_sorted());
+        assert_eq!(names.contains(&"lm_head.weight"), !model.config().is_tied(), "{case}");
+        assert!(model.parameters().iter().all(|(_, tensor)| tensor.kind() == Kind::Float));
+    }
+}
+
+#[test]
+fn a_copy_is_a_model_of_its_own() {
+    let model = load("llama");
+    model.set_trainable(true);
+    let copy = model.copy().expect("copied");
+    assert!(copy.parameters().iter().all(|(_, tensor)| !tensor.requires_grad()));
+    let before = logits(&copy, &[vec![1, 2, 3]], 0);
+    no_grad(|| model.parameters().iter().for_each(|(_, tensor)| drop(tensor.shallow_clone().zero_())));
+    assert_eq!(logits(&copy, &[vec![1, 2, 3]], 0), before);
+}
+
+#[test]
+fn a_random_model_depends_on_its_seed_and_sizes_alone() {
+    let config = load("gpt2").config().clone();
+    let make = |seed| LanguageModel::random(config.clone(), Seed::root(seed), Device::Cpu).expect("made");
+    let (first, again, other) = (make(1), make(1), make(2));
+    for ((name, a), ((_, b), (_, c))) in first.parameters().iter().zip(again.parameters().iter().zip(other.parameters())) {
+        assert_eq!(a, b, "{name}");
+        assert_eq!(a == c, name.contains("ln_") || name.ends_with("bias"), "{name}");
+    }
+    let std = first.parameters().iter().find(|(name, _)| name == "transformer.wte.weight").expect("there").1.std(false);
+    assert!((std.double_value(&[]) - 0.02).abs() < 0.002);
+    let n: usize = first.parameters().iter().map(|(_, tensor)| tensor.numel()).sum();
+    assert_eq!(n, config.n_parameters());
+}
+
+#[test]
+fn the_context_limit_and_the_vocabulary_are_checked_with_both_numbers() {
+    let model = load("gpt2");
+    assert!(model.check_length(128).is_ok());
+    let error = model.check_length(129).expect_err("too long");
+    assert!(error.message().contains("129") && error.message().contains("128"), "{error}");
+    assert!(model.check_ids(&[0, 95]).is_ok());
+    let error = model.check_ids(&[3, 96]).expect_err("too large");
+    assert!(error.message().contains("token id 96"), "{error}");
+}
