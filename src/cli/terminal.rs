@@ -83,7 +83,7 @@ impl Terminal {
 }
 
 /// Seconds for people: `0.8 s`, `12 s`, `3 min 20 s`.
-pub fn duration(secs: f64) -> String {
+pub(super) fn duration(secs: f64) -> String {
     match secs {
         secs if secs < 10.0 => format!("{secs:.1} s"),
         secs if secs < 60.0 => format!("{secs:.0} s"),

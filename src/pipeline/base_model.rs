@@ -11,7 +11,7 @@ use farmhand_models::{LanguageModel, LlamaOptions, ModelConfig, PromptFormat, Te
 ///
 /// # Errors
 /// When the sizes do not fit together, or the disk refuses.
-pub fn make(sizes: &ScratchModel, demonstrations: &Path, ctx: &RunContext<'_>) -> Result<()> {
+pub(super) fn make(sizes: &ScratchModel, demonstrations: &Path, ctx: &RunContext<'_>) -> Result<()> {
     let format: PromptFormat = PromptFormat::from_name(&sizes.prompt)?;
     let (demonstrations, _) = read_demonstrations(demonstrations, &ReadOptions::default())?;
     let texts = demonstrations.iter().map(|shown| format!("{}\n{}", shown.instruction.text(), shown.output));

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 ///
 /// # Errors
 /// What `work` reports, or cancellation; finished chunks are kept.
-pub fn chunked<T, R: Serialize + DeserializeOwned>(
+pub(super) fn chunked<T, R: Serialize + DeserializeOwned>(
     items: &[T],
     size: usize,
     journal: &str,

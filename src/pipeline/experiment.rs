@@ -91,14 +91,12 @@ fn to_json(value: &impl serde::Serialize) -> Value {
 }
 
 impl<'a> Experiment<'a> {
-    /// Opens the run directory and writes `run.toml`.
+    /// Opens the run directory.
     ///
     /// # Errors
     /// When the directory is in use or cannot be written.
     pub fn open(config: ExperimentConfig, base_dir: &Path, runs_dir: &Path, redo: bool, session: &'a mut Session) -> Result<Self> {
         let run = RunDir::open(runs_dir.join(&config.name))?;
-        let text = toml::to_string(&config).map_err(|error| Error::other("the configuration cannot be written as TOML").with_source(error))?;
-        run.write("run.toml", &text)?;
         session.log_to(&run.path().join("events.jsonl"))?;
         let base_dir = std::path::absolute(base_dir).map_err(|error| Error::io("resolve", base_dir, error))?;
         Ok(Self { config, base_dir, session, run, redo })
@@ -163,6 +161,7 @@ impl<'a> Experiment<'a> {
             StageStatus::Stale => format!("{name}: again"),
             _ => format!("{name}:"),
         });
+        self.write_configuration()?;
         let stage = self.run.begin(&plan, status)?;
         self.session.enter_stage(name);
         let result = work(&self.config, &self.session.context(&stage, seed));
@@ -170,6 +169,14 @@ impl<'a> Experiment<'a> {
         result.map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("stage `{name}`")) })?;
         self.run.finish(&plan, &stage)?;
         Ok(stage)
+    }
+
+    /// Writes `run.toml`, the configuration with every default. Only when a stage is about to run: a run that is refused
+    /// leaves the configuration alone that made what is there.
+    fn write_configuration(&self) -> Result<()> {
+        let text = toml::to_string(&self.config)
+            .map_err(|error| Error::other("the configuration cannot be written as TOML").with_source(error))?;
+        self.run.write("run.toml", &text)
     }
 
     fn input(&self, path: &str) -> PathBuf {

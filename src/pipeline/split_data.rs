@@ -13,7 +13,7 @@ use super::learn::note_left_out;
 ///
 /// # Errors
 /// When a file cannot be read, or holds fewer instructions than the splits want.
-pub fn split_data(config: &DataConfig, base_dir: &Path, ctx: &RunContext<'_>) -> Result<()> {
+pub(super) fn split_data(config: &DataConfig, base_dir: &Path, ctx: &RunContext<'_>) -> Result<()> {
     for (name, demonstrations) in splits(config, base_dir, ctx)? {
         if demonstrations.is_empty() {
             continue;
@@ -51,5 +51,5 @@ fn read(path: &Path, options: &ReadOptions, ctx: &RunContext<'_>) -> Result<Vec<
 /// How files are read: every format, Parquet included.
 pub fn read_options(skip_bad_records: bool) -> ReadOptions {
     let bad_records = if skip_bad_records { BadRecords::Skip } else { BadRecords::Stop };
-    ReadOptions { bad_records, parquet: Some(farmhand_analysis::read_parquet_records) }
+    ReadOptions { bad_records, parquet: None }
 }

@@ -1,1 +1,7 @@
-fn main() {}
+//! The integration tests: one binary, for each one more links libtorch and polars again.
+
+mod cli;
+mod command;
+mod contract;
+mod pipeline;
+mod tidy;

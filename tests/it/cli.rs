@@ -1,0 +1,173 @@
+//! The command line as a user meets it: help, lists, and one clear error for every mistake.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::command::{farmhand, fixture};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn tiny() -> String {
+    fixture("tiny.toml").to_string_lossy().into_owned()
+}
+
+#[test]
+fn help_is_immediate_and_shows_examples() {
+    let dir = folder();
+    let started = Instant::now();
+    let help = farmhand(dir.path(), &["--help"]).expect_success();
+    // 50 ms on an idle machine is measured by hand; here only that libtorch is not loaded.
+    assert!(started.elapsed().as_millis() < 2000, "took {:?}", started.elapsed());
+    assert!(help.stdout.contains("Examples:") && help.stdout.contains("farmhand run examples/configs/quickstart.toml"));
+    for command in ["run", "sft", "sample", "annotate", "reward-model", "learn", "generate", "evaluate", "report", "score"] {
+        assert!(help.stdout.contains(&format!("  {command} ")), "no `{command}` in:\n{}", help.stdout);
+        farmhand(dir.path(), &[command, "--help"]).expect_success();
+    }
+}
+
+#[test]
+fn list_and_describe_show_components() {
+    let dir = folder();
+    let list = farmhand(dir.path(), &["list", "learners"]).expect_success().stdout;
+    for name in ["sft", "dpo", "ppo", "reward_modeling"] {
+        assert!(list.contains(name), "{list}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&farmhand(dir.path(), &["list", "--json"]).expect_success().stdout).expect("JSON");
+    assert!(json.as_array().is_some_and(|all| all.len() > 8));
+    let dpo = farmhand(dir.path(), &["describe", "dpo"]).expect_success().stdout;
+    assert!(dpo.contains("beta = 0.1") && dpo.contains("https://arxiv.org/abs/2305.18290"), "{dpo}");
+    farmhand(dir.path(), &["describe", "dop"]).expect_error(&["there is no component `dop`"], Some("did you mean `dpo`?"));
+    farmhand(dir.path(), &["list", "teachers"]).expect_error(&["unknown kind of component `teachers`"], None);
+}
+
+#[test]
+fn init_writes_a_configuration_that_runs_dry_and_leaves_files_alone() {
+    let dir = folder();
+    farmhand(dir.path(), &["init", "mine.toml", "--methods", "dpo,ppo,best_of_n"]).expect_success();
+    let plan = farmhand(dir.path(), &["run", "mine.toml", "--dry-run"]).expect_success().stdout;
+    assert!(plan.contains("learn-ppo") && plan.contains("memory"), "{plan}");
+    assert!(!dir.path().join("runs").exists(), "a dry run makes nothing");
+    farmhand(dir.path(), &["init", "mine.toml"]).expect_error(&["`mine.toml` exists and is left alone"], Some("another file"));
+    farmhand(dir.path(), &["init", "x.toml", "--methods", "ppp"]).expect_error(&["unknown learner `ppp`"], Some("ppo"));
+}
+
+#[test]
+fn mistakes_in_a_configuration_are_located_all_at_once() {
+    let dir = folder();
+    let text = std::fs::read_to_string(fixture("tiny.toml")).expect("readable");
+    let broken = text
+        .replace("[methods.dpo.learner.dpo]", "[methods.dpo.learner.dop]")
+        .replace("rollout_size = 16", "rollout_sizes = 16")
+        .replace("epochs = 2", "epochs = \"two\"");
+    std::fs::write(dir.path().join("broken.toml"), broken).expect("written");
+    farmhand(dir.path(), &["run", "broken.toml"]).expect_error(
+        &[
+            "3 problems in `broken.toml`",
+            "unknown learner `dop`",
+            "`methods.ppo.learner.ppo.rollout_sizes`: unknown option",
+            "`sft.learner.sft.epochs`: expected a whole number, got the text \"two\"",
+        ],
+        Some("did you mean `rollout_size`?"),
+    );
+    farmhand(dir.path(), &["run", &tiny(), "--set", "methods.dpo.learner.dpo.beta=-1"])
+        .expect_error(&["methods.dpo.learner.dpo.beta"], None);
+    farmhand(dir.path(), &["run", "nowhere.toml"]).expect_error(&["cannot read the configuration `nowhere.toml`"], None);
+    std::fs::write(dir.path().join("syntax.toml"), "name = = 1\n").expect("written");
+    farmhand(dir.path(), &["run", "syntax.toml"]).expect_error(&["syntax.toml:1:8: not TOML"], None);
+    let without = text.replace("[reward_model.learner.reward_modeling]\nepochs = 1\nbatch_size = 8\nsave_every = 2\noptim = { lr = 1e-3 }\n", "");
+    assert_ne!(without, text);
+    std::fs::write(dir.path().join("without.toml"), without).expect("written");
+    farmhand(dir.path(), &["run", "without.toml"]).expect_error(&["learner `ppo` needs a reward model"], Some("[reward_model]"));
+    assert!(!dir.path().join("runs").exists(), "nothing was begun");
+}
+
+/// Makes a tiny model by running the first two stages of the tiny experiment, and gives its folder.
+fn tiny_model(dir: &Path) -> String {
+    farmhand(dir, &["run", &tiny(), "--set", "data.split.eval=2", "--set", "sft.learner.sft.epochs=1", "--quiet"]).expect_success();
+    "runs/tiny/sft".to_owned()
+}
+
+#[test]
+fn stages_work_on_files_and_mistakes_lose_nothing() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name);
+    let model = tiny_model(dir.path());
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("written");
+
+    // Scores of records in two forms.
+    write("records.jsonl", "{\"prompt\":\"Say red.\",\"completion\":\" Red.\"}\n{\"prompt\":\"Say blue.\",\"completion\":\" Blue, blue.\"}\n");
+    let scores = farmhand(dir.path(), &["score", "--model", &model, "--data", "records.jsonl", "--template", "none", "-q"]).expect_success().stdout;
+    let lines: Vec<serde_json::Value> = scores.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["sum_log_prob"].as_f64().is_some_and(|sum| sum < 0.0) && line["n_tokens"].as_u64() > Some(0)));
+
+    // Wrong data.
+    write("bad.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":\n");
+    farmhand(dir.path(), &["score", "--model", &model, "--data", "bad.jsonl"]).expect_error(&["`bad.jsonl`", "line 2"], None);
+    write("empty.jsonl", "");
+    farmhand(dir.path(), &["sft", "--model", &model, "--data", "empty.jsonl", "--out", "o1"]).expect_error(&["empty.jsonl"], None);
+    farmhand(dir.path(), &["sft", "--model", &model, "--data", "none.jsonl", "--out", "o1"]).expect_error(&["none.jsonl"], None);
+    let long = format!("{{\"instruction\":\"{}\",\"output\":\"x\"}}\n", "word ".repeat(400));
+    write("long.jsonl", &long);
+    farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"]).expect_error(&["tokens", "160"], None);
+
+    // Wrong models.
+    farmhand(dir.path(), &["score", "--model", "nowhere", "--data", "records.jsonl"]).expect_error(&["there is no model folder `nowhere`"], None);
+    let copy = |name: &str| {
+        let (from, to) = (at("runs/tiny/sft/checkpoint"), at(name));
+        std::fs::create_dir_all(&to).expect("made");
+        for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+        }
+        to
+    };
+    let missing = copy("missing");
+    std::fs::remove_file(missing.join("model.safetensors")).expect("removed");
+    farmhand(dir.path(), &["score", "--model", "missing", "--data", "records.jsonl"]).expect_error(&["model.safetensors"], None);
+    let truncated = copy("truncated").join("model.safetensors");
+    let bytes = std::fs::read(&truncated).expect("readable");
+    std::fs::write(&truncated, &bytes[..bytes.len() / 2]).expect("truncated");
+    farmhand(dir.path(), &["score", "--model", "truncated", "--data", "records.jsonl"]).expect_error(&["truncated/model.safetensors"], None);
+    let unknown = copy("unknown").join("config.json");
+    let text = std::fs::read_to_string(&unknown).expect("readable");
+    std::fs::write(&unknown, text.replace("llama", "mamba").replace("Llama", "Mamba")).expect("written");
+    farmhand(dir.path(), &["score", "--model", "unknown", "--data", "records.jsonl"]).expect_error(&["mamba", "llama"], None);
+    let vocabulary = copy("vocabulary").join("config.json");
+    std::fs::write(&vocabulary, text.replace("\"vocab_size\": 320", "\"vocab_size\": 300")).expect("written");
+    farmhand(dir.path(), &["score", "--model", "vocabulary", "--data", "records.jsonl"]).expect_error(&["300"], None);
+
+    // Wrong names and options.
+    write("pairs.jsonl", "{\"prompt\":\"Say red.\",\"chosen\":\" Red.\",\"rejected\":\" Blue.\"}\n");
+    farmhand(dir.path(), &["learn", "dop", "--model", &model, "--data", "pairs.jsonl", "--out", "o3"])
+        .expect_error(&["unknown learner `dop`"], Some("did you mean `dpo`?"));
+    farmhand(dir.path(), &["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o3", "--set", "bета=1"])
+        .expect_error(&["unknown option"], None);
+    farmhand(dir.path(), &["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o3", "--set", "beta=soft"])
+        .expect_error(&["`beta`: expected a number, got the text \"soft\""], None);
+    farmhand(dir.path(), &["learn", "ppo", "--model", &model, "--data", "records.jsonl", "--out", "o3"])
+        .expect_error(&["needs a reward model"], Some("--reward-model"));
+
+    // A stage on files: trains, does nothing the second time, refuses other options.
+    let dpo = ["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o4", "--set", "epochs=1"];
+    let done = farmhand(dir.path(), &dpo).expect_success();
+    assert_eq!(done.stdout, "o4/checkpoint\n");
+    assert!(farmhand(dir.path(), &dpo).expect_success().stderr.contains("done before"));
+    farmhand(dir.path(), &[&dpo[..8], &["--set", "epochs=2"]].concat()).expect_error(&["epochs"], Some("--redo"));
+    farmhand(dir.path(), &["score", "--model", "o4", "--data", "records.jsonl", "-q"]).expect_success();
+    farmhand(dir.path(), &["sft", "--model", &model, "--data", "records.jsonl", "--out", "missing"])
+        .expect_error(&["holds files that farmhand did not write"], Some("new or empty folder"));
+
+    // Sample, annotate, generate, evaluate on files.
+    write("instructions.jsonl", "{\"instruction\":\"List three colours.\"}\n{\"instruction\":\"Say hello.\"}\n");
+    farmhand(dir.path(), &["sample", "--model", &model, "--data", "instructions.jsonl", "--out", "s", "--max-new-tokens", "12", "-n", "4"]).expect_success();
+    farmhand(dir.path(), &["annotate", "--data", "s/comparisons.jsonl", "--out", "a", "--model", &model]).expect_success();
+    for (out, model) in [("g1", model.as_str()), ("g2", "o4")] {
+        farmhand(dir.path(), &["generate", "--model", model, "--data", "instructions.jsonl", "--out", out, "--max-new-tokens", "12"]).expect_success();
+    }
+    let evaluate =
+        ["evaluate", "--outputs", "g2/outputs.json", "--reference", "g1/completions.jsonl", "--out", "e", "--model", &model, "--json"];
+    let reports: serde_json::Value = serde_json::from_str(&farmhand(dir.path(), &evaluate).expect_success().stdout).expect("JSON");
+    assert_eq!(reports[0]["metrics"][0]["name"], "win_rate");
+}
