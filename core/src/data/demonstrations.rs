@@ -89,7 +89,7 @@ mod tests {
             r#"{"messages": [{"role": "user", "content": "Add 1 and 2."}, {"role": "assistant", "content": "3"}]}"#,
             r#"{"conversations": [{"from": "human", "value": "Add 1 and 2."}, {"from": "gpt", "value": "3"}]}"#,
         ] {
-            assert_eq!(read_text(line).expect(line).0, [expected.clone()], "{line}");
+            assert_eq!(read_text(line).expect(line).0, std::slice::from_ref(&expected), "{line}");
         }
     }
 

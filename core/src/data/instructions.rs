@@ -168,7 +168,7 @@ mod tests {
             r#"{"instruction": {"instruction": "Add.", "input": "1 2"}, "output": "3"}"#,
             r#"{"comparison": {"instruction": {"instruction": "Add.", "input": "1 2"}}}"#,
         ] {
-            assert_eq!(read_text(line).expect(line).0, [expected.clone()], "{line}");
+            assert_eq!(read_text(line).expect(line).0, std::slice::from_ref(&expected), "{line}");
         }
         let expected = Instruction::new("Add.", None);
         for line in [
@@ -179,7 +179,7 @@ mod tests {
             r#"{"conversations": [{"from": "human", "value": "Add."}, {"from": "gpt", "value": "3"}]}"#,
             r#"{"chosen": "\n\nHuman: Add.\n\nAssistant: 3", "rejected": "\n\nHuman: Add.\n\nAssistant: 4"}"#,
         ] {
-            assert_eq!(read_text(line).expect(line).0, [expected.clone()], "{line}");
+            assert_eq!(read_text(line).expect(line).0, std::slice::from_ref(&expected), "{line}");
         }
     }
 

@@ -242,7 +242,7 @@ mod tests {
         ] {
             let (_dir, path) = file(&text);
             let (read, _) = read_comparisons(&path, &ReadOptions::default()).expect(&text);
-            assert_eq!(read, [own.clone()], "{text}");
+            assert_eq!(read, std::slice::from_ref(&own), "{text}");
         }
     }
 }

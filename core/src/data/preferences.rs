@@ -242,7 +242,7 @@ mod tests {
                 "rejected": [{"role": "user", "content": "i"}, {"role": "assistant", "content": "bad"}]}"#,
         ] {
             let line = line.replace('\n', " ");
-            assert_eq!(read_text(&line).expect(&line).0, [expected.clone()], "{line}");
+            assert_eq!(read_text(&line).expect(&line).0, std::slice::from_ref(&expected), "{line}");
         }
     }
 

@@ -359,7 +359,7 @@ mod tests {
     fn an_object_around_a_conversation_is_one_record() {
         let records = read("x.json", b"{\"messages\": [{\"role\": \"user\"}], \"label\": true}").expect("opened");
         assert_eq!(records.len(), 1);
-        let error = read("x.json", b"{\"train\": [{}], \"test\": [{}]}").err().expect("refused");
+        let error = read("x.json", b"{\"train\": [{}], \"test\": [{}]}").expect_err("refused");
         assert!(error.to_string().contains("several lists"), "{error}");
     }
 
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        let refused = |name: &str, bytes: &[u8]| read(name, bytes).err().expect("refused").to_string();
+        let refused = |name: &str, bytes: &[u8]| read(name, bytes).expect_err("refused").to_string();
         assert!(refused("x.csv", b"instruction,output\n").contains("neither JSON"));
         assert!(refused("x.parquet", b"PAR1....").contains("Parquet"));
         assert!(refused("x.json", b"{\"a\":\n 1,}").contains("line 2, column"));

@@ -6,8 +6,8 @@ use crate::seed::Rng;
 
 /// "What is two plus three?", "Take four away from nine."
 pub(super) fn sum(rng: &mut Rng) -> Task {
-    let (a, b) = (1 + rng.below(10), 1 + rng.below(10));
-    let thing = *pick(rng, &[&THINGS[0], &THINGS[15], &THINGS[45], &THINGS[38]]);
+    let (a, b) = (1 + rng.below(6), 1 + rng.below(6));
+    let thing = *pick(rng, &[&THINGS[0], &THINGS[6], &THINGS[24], &THINGS[30]]);
     let of = |n: usize| format!("{} {}", NUMBERS[n], if n == 1 { thing.name } else { thing.plural });
     let template = rng.below(3);
     if rng.bernoulli(0.6) {

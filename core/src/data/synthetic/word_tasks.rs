@@ -10,12 +10,12 @@ use crate::seed::Rng;
 pub(super) fn list(rng: &mut Rng) -> Task {
     let verb = *pick(rng, &["List", "Name", "Give me", "Tell me"]);
     let n_categories = if rng.bernoulli(0.2) { 1 } else { 2 };
-    let categories = pick_some(rng, &[0, 1, 2, 3, 4, 5, 6], n_categories);
+    let categories = pick_some(rng, &[0, 1, 2, 3, 4, 5], n_categories);
     let mut asked = Vec::new();
     let mut items: Vec<&Thing> = Vec::new();
     let mut sentences = Vec::new();
     for category in categories {
-        let n = 2 + rng.below(if n_categories == 1 { 4 } else { 2 });
+        let n = 2 + rng.below(if n_categories == 1 { 4 } else { 3 });
         let things = things_of(*category);
         let chosen: Vec<&Thing> = pick_some(rng, &things, n).into_iter().copied().collect();
         let counted = format!("{} {}", NUMBERS[n], CATEGORIES[*category].1);
@@ -147,7 +147,7 @@ pub(super) fn count(rng: &mut Rng) -> Task {
 
 /// "Which word in the list is an animal?", four things as input.
 pub(super) fn find(rng: &mut Rng) -> Task {
-    let categories = pick_some(rng, &[0, 1, 2, 3, 4, 5, 6], 4);
+    let categories = pick_some(rng, &[0, 1, 2, 3, 4, 5], 4);
     let mut things: Vec<&Thing> = categories.iter().map(|category| *pick(rng, &things_of(**category))).collect();
     let (wanted, others) = (things[0], [things[1], things[2]]);
     rng.shuffle(&mut things);
