@@ -13,3 +13,62 @@ pub mod training;
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::component::{component_names, components};
+    use farmhand_core::{ComponentKind, LearnerSpec, PolicySpec, RewardModelSpec};
+
+    #[test]
+    fn every_component_is_registered_and_its_defaults_read_back() {
+        for (kind, name) in [
+            (ComponentKind::Learner, "dpo"),
+            (ComponentKind::Learner, "ppo"),
+            (ComponentKind::Learner, "reward_modeling"),
+            (ComponentKind::Learner, "sft"),
+            (ComponentKind::Policy, "best_of_n"),
+            (ComponentKind::Policy, "causal_lm"),
+            (ComponentKind::RewardModel, "bradley_terry"),
+            (ComponentKind::RewardModel, "ensemble"),
+            (ComponentKind::RewardModel, "length"),
+            (ComponentKind::RewardModel, "likelihood"),
+        ] {
+            assert!(component_names(kind).contains(&name), "{name}");
+        }
+        for info in components() {
+            let defaults = (info.defaults)();
+            let same = |again: serde_json::Value| {
+                assert_eq!(
+                    again[info.name],
+                    serde_json::from_str::<serde_json::Value>(&defaults).expect("JSON"),
+                    "{}",
+                    info.name
+                );
+            };
+            match info.kind {
+                ComponentKind::Learner => {
+                    let spec = LearnerSpec::from_json(info.name, &defaults).expect(info.name);
+                    assert!(spec.problems().is_empty(), "{}", info.name);
+                    same(serde_json::to_value(&spec).expect("JSON"));
+                }
+                ComponentKind::Policy => {
+                    let spec = PolicySpec::from_json(info.name, &defaults).expect(info.name);
+                    assert!(spec.problems().is_empty(), "{}", info.name);
+                    same(serde_json::to_value(&spec).expect("JSON"));
+                }
+                ComponentKind::RewardModel => {
+                    let spec = RewardModelSpec::from_json(info.name, &defaults).expect(info.name);
+                    assert!(spec.problems().is_empty() || info.name == "ensemble", "{}", info.name);
+                    same(serde_json::to_value(&spec).expect("JSON"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_with_its_path() {
+        let error = LearnerSpec::from_json("dpo", r#"{ "optim": { "learning_rate": 1.0 } }"#).expect_err("unknown");
+        assert!(error.to_string().contains("learning_rate"), "{error}");
+    }
+}

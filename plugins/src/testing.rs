@@ -139,9 +139,9 @@ fn copy_folder(from: &Path, to: &Path) {
         let entry = entry.expect("an entry");
         let target: PathBuf = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target)
+            copy_folder(&entry.path(), &target);
         } else {
-            drop(std::fs::copy(entry.path(), target).expect("copied"))
+            let _ = std::fs::copy(entry.path(), target).expect("copied");
         }
     }
 }

@@ -93,3 +93,56 @@ impl Policy for BestOfN {
 fn first_best(scores: &[f64]) -> usize {
     scores.iter().enumerate().fold(0, |best, (i, score)| if *score > scores[best] { i } else { best })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use farmhand_core::{Device, NoEvents};
+
+    use super::*;
+    use crate::testing::{Stage, instructions, tiny_checkpoint};
+
+    #[test]
+    fn of_equal_scores_the_first_wins() {
+        assert_eq!(first_best(&[1.0, 3.0, 3.0, 2.0]), 1);
+        assert_eq!(first_best(&[0.0, 0.0]), 0);
+        assert_eq!(first_best(&[-2.0, -1.0]), 1);
+    }
+
+    #[test]
+    fn the_longest_of_n_answers_wins_under_the_length_reward_model() {
+        let stage = Stage::new();
+        let ctx = stage.context(&NoEvents);
+        let checkpoint = tiny_checkpoint(&stage);
+        let mut build = BuildContext::new(Device::Cpu, Path::new("."));
+        build.policy = Some(&checkpoint);
+        let config: BestOfNConfig =
+            serde_json::from_value(serde_json::json!({ "n": 4, "reward_model": { "length": {} } })).expect("a configuration");
+        assert!(config.problems().is_empty());
+        let sampling = |n| SamplingParams { n, max_new_tokens: 8, ..SamplingParams::default() };
+        let instructions = instructions(3);
+        let all = PolicySpec::from_json("causal_lm", "{}")
+            .and_then(|spec| spec.build(&build))
+            .and_then(|mut policy| policy.generate(&instructions, &sampling(8), &ctx))
+            .expect("generated");
+        let mut policy = config.build(&build).expect("built");
+        assert_eq!(policy.model(), "best-of-4 base");
+        let best = checked::generate(policy.as_mut(), &instructions, &sampling(2), &ctx).expect("generated");
+        let length = |completion: &Completion| completion.output.chars().count();
+        for (group, winner) in all.chunks(4).zip(&best) {
+            assert_eq!(length(winner), group.iter().map(length).max().expect("four answers"));
+            assert!(group.iter().any(|candidate| candidate.output == winner.output));
+        }
+    }
+
+    #[test]
+    fn problems_of_the_parts_are_located() {
+        let config: BestOfNConfig = serde_json::from_value(serde_json::json!({
+            "n": 0, "policy": { "causal_lm": { "max_batch": 0 } }, "reward_model": { "length": { "scale": 0.0 } },
+        }))
+        .expect("a configuration");
+        let paths: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["n", "policy.causal_lm.max_batch", "reward_model.length.scale"]);
+    }
+}

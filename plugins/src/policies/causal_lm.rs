@@ -155,3 +155,95 @@ impl CausalLm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use farmhand_core::types::FinishReason;
+    use farmhand_core::{Device, ErrorKind, NoEvents, RecordedEvents, checked};
+
+    use super::*;
+    use crate::testing::{Stage, instructions, tiny_checkpoint, tiny_checkpoint_with};
+
+    fn policy(config: &CausalLmConfig, checkpoint: &Checkpoint) -> Box<dyn Policy> {
+        let mut build = BuildContext::new(Device::Cpu, Path::new("."));
+        build.policy = Some(checkpoint);
+        config.build(&build).expect("built")
+    }
+
+    fn sampling(n: u32) -> SamplingParams {
+        SamplingParams { n, max_new_tokens: 10, log_probs: true, ..SamplingParams::default() }
+    }
+
+    #[test]
+    fn an_answer_depends_on_its_instruction_sample_and_seed_and_not_on_its_company() {
+        let stage = Stage::new();
+        let ctx = stage.context(&NoEvents);
+        let checkpoint = tiny_checkpoint(&stage);
+        let instructions = instructions(5);
+        let mut model = policy(&CausalLmConfig::default(), &checkpoint);
+        let all = checked::generate(model.as_mut(), &instructions, &sampling(3), &ctx).expect("generated");
+        assert_eq!(all[0].model, "base");
+        assert!(all.iter().all(|answer| answer.log_prob.is_some_and(|log_prob| log_prob < 0.0) && answer.n_tokens <= 10));
+        assert_ne!(all[0].output, all[1].output);
+
+        let mut alone = policy(&CausalLmConfig { max_batch: 1, ..CausalLmConfig::default() }, &checkpoint);
+        let fewer = checked::generate(alone.as_mut(), &instructions[2..3], &sampling(2), &ctx).expect("generated");
+        assert_eq!([&fewer[0].output, &fewer[1].output], [&all[6].output, &all[7].output]);
+        let other = ctx.with_seed(ctx.seed.child("other", 0));
+        let again = checked::generate(alone.as_mut(), &instructions[2..3], &sampling(1), &other).expect("generated");
+        assert_ne!(again[0].output, all[6].output);
+    }
+
+    #[test]
+    fn an_answer_ends_before_a_stop_string() {
+        let stage = Stage::new();
+        let ctx = stage.context(&NoEvents);
+        let mut model = policy(&CausalLmConfig::default(), &tiny_checkpoint(&stage));
+        let free = model.generate(&instructions(1), &sampling(1), &ctx).expect("generated").remove(0);
+        let stop = free.output.chars().nth(3).expect("a long answer").to_string();
+        let params = SamplingParams { stop: vec![stop.clone()], ..sampling(1) };
+        let stopped = model.generate(&instructions(1), &params, &ctx).expect("generated").remove(0);
+        assert_eq!(stopped.finish, FinishReason::StopString);
+        assert!(free.output.starts_with(&stopped.output) && !stopped.output.contains(&stop));
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_names_its_instruction_and_both_numbers() {
+        let stage = Stage::new();
+        let ctx = stage.context(&NoEvents);
+        let mut items = instructions(2);
+        items.push(Instruction::new("count one two three four five six ".repeat(8), None));
+        let short = tiny_checkpoint_with(&stage, "short", 24);
+        let n = TextCodec::load(&short, None).expect("a codec").prompt(&items[2]).expect("encoded").len();
+        let error = policy(&CausalLmConfig::default(), &short).generate(&items, &sampling(1), &ctx).expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        for part in [items[2].id.as_str(), &format!("{n} tokens"), "is 23"] {
+            assert!(error.message().contains(part), "{error}");
+        }
+        let limited = CausalLmConfig { max_prompt_tokens: Some(1), ..CausalLmConfig::default() };
+        let error = policy(&limited, &short).generate(&items, &sampling(1), &ctx).expect_err("too long");
+        assert!(error.message().contains("`max_prompt_tokens` is 1"), "{error}");
+    }
+
+    #[test]
+    fn cancellation_stops_sampling_and_progress_counts_completions() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let mut model = policy(&CausalLmConfig::default(), &tiny_checkpoint(&stage));
+        model.generate(&instructions(4), &sampling(2), &stage.context(&events)).expect("generated");
+        let text = format!("{:?}", events.take());
+        assert!(text.contains("PhaseFinished { phase: \"sampling\", done: 8"), "{text}");
+        stage.cancel.cancel();
+        let error = model.generate(&instructions(4), &sampling(2), &stage.context(&events)).expect_err("stopped");
+        assert!(error.is_cancelled());
+    }
+
+    #[test]
+    fn without_a_model_the_error_says_what_to_set() {
+        let error = CausalLmConfig::default().build(&BuildContext::new(Device::Cpu, Path::new("."))).err().expect("no model");
+        assert_eq!(error.kind(), ErrorKind::MissingInput);
+        assert!(error.hint().is_some_and(|hint| hint.contains("`model`")));
+    }
+}

@@ -86,3 +86,65 @@ impl RewardModel for Likelihood {
         score_in_batches(items, &texts, &self.model, &self.codec, self.config.max_batch, ctx, score)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use farmhand_core::types::Instruction;
+    use farmhand_core::{Device, ErrorKind, NoEvents};
+    use tch::Kind;
+
+    use super::*;
+    use crate::testing::{Stage, instructions, tiny_checkpoint};
+
+    fn scores(config: &LikelihoodConfig, stage: &Stage, items: &[(Instruction, &str)]) -> Result<Vec<f64>> {
+        let checkpoint = tiny_checkpoint(stage);
+        let mut build = BuildContext::new(Device::Cpu, Path::new("."));
+        build.policy = Some(&checkpoint);
+        let items: Vec<_> = items.iter().map(|(instruction, output)| Response { instruction, output }).collect();
+        config.build(&build)?.score(&items, &stage.context(&NoEvents))
+    }
+
+    #[test]
+    fn the_score_is_the_log_probability_of_the_answer_by_hand() {
+        let stage = Stage::new();
+        let instruction = instructions(1).remove(0);
+        let checkpoint = tiny_checkpoint(&stage);
+        let codec = TextCodec::load(&checkpoint, None).expect("a codec");
+        let model = LanguageModel::load(checkpoint.path(), tch::Device::Cpu).expect("loaded");
+        // All logits of the whole text at once, the response's picked one by one.
+        let text = codec.encode(&instruction, "no, the cat", Ending::WithEos).expect("encoded");
+        let ids: Vec<i64> = text.ids.iter().map(|&id| i64::from(id)).collect();
+        let log_probs = model.logits(&model.hidden(&Tensor::from_slice(&ids).unsqueeze(0))).log_softmax(-1, Kind::Double);
+        let expected: f64 = (text.response_start..ids.len()).map(|t| log_probs.double_value(&[0, t as i64 - 1, ids[t]])).sum();
+        let n = text.response().len() as f64;
+
+        let item = [(instruction, "no, the cat")];
+        let sum = LikelihoodConfig { per: LengthScale::Sum, ..LikelihoodConfig::default() };
+        assert!((scores(&sum, &stage, &item).expect("scored")[0] - expected).abs() < 1e-4);
+        assert!((scores(&LikelihoodConfig::default(), &stage, &item).expect("scored")[0] - expected / n).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_score_does_not_depend_on_the_batch_and_an_empty_answer_has_one() {
+        let stage = Stage::new();
+        let outputs = ["yes", "", "one two three four five six", "no"];
+        let items: Vec<_> = instructions(4).into_iter().zip(outputs).collect();
+        let open = LikelihoodConfig { with_eos: false, ..LikelihoodConfig::default() };
+        let together = scores(&open, &stage, &items).expect("scored");
+        let apart = scores(&LikelihoodConfig { max_batch: 1, ..open }, &stage, &items).expect("scored");
+        assert!(together.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-5), "{together:?} {apart:?}");
+        assert!(together.iter().all(|score| *score < 0.0));
+    }
+
+    #[test]
+    fn a_text_beyond_the_context_is_an_error_with_both_numbers() {
+        let stage = Stage::new();
+        let long = "one two three four five six ".repeat(40);
+        let items = [(instructions(1).remove(0), long.as_str())];
+        let error = scores(&LikelihoodConfig::default(), &stage, &items).expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.message().contains(&items[0].0.id) && error.message().contains("context is 96"), "{error}");
+    }
+}

@@ -232,3 +232,153 @@ fn reads_the_same_tokens(a: &Checkpoint, b: &Checkpoint) -> Result<bool> {
 fn carried_from(extra: serde_json::Value) -> Result<Carried> {
     serde_json::from_value(extra).map_err(|error| Error::invalid_data("the saved state is not one of `ppo`").with_source(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use farmhand_core::types::Response;
+    use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents};
+
+    use super::*;
+    use crate::rl::kl::KlControl;
+    use crate::rl::masked::Whitening;
+    use crate::rl::reduction::Reduction;
+    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, instructions, tiny_checkpoint, tiny_checkpoint_with};
+
+    /// Likes the letter e: its share of the answer's first characters.
+    struct LikesE;
+
+    impl RewardModel for LikesE {
+        fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
+            let share = |text: &str| text.chars().filter(|c| *c == 'e').count() as f64 / text.chars().count().max(1) as f64;
+            Ok(items.iter().map(|item| share(item.output)).collect())
+        }
+    }
+
+    fn config() -> PpoConfig {
+        PpoConfig {
+            steps: 6,
+            rollout_size: 8,
+            batch_size: 4,
+            max_new_tokens: 8,
+            kl_weight: 0.01,
+            save_every: 2,
+            optim: fast_optim(3e-3),
+            value_optim: fast_optim(3e-3),
+            ..PpoConfig::default()
+        }
+    }
+
+    fn learn(config: &PpoConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let instructions = instructions(10);
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback: Feedback::Prompts(&instructions),
+            validation: None,
+            reward_model: Some(&mut LikesE),
+            annotator: None,
+        };
+        config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    }
+
+    #[test]
+    fn it_finds_the_answers_that_the_reward_model_likes() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let config = PpoConfig { steps: 30, rollout_size: 32, batch_size: 16, optim: fast_optim(2e-2), ..config() };
+        learn(&config, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
+        let rewards: Vec<f64> = events.scalars("ppo/reward").into_iter().map(|(_, reward)| reward).collect();
+        assert!(rewards[0] < 0.2, "{rewards:?}");
+        assert!(rewards[25..].iter().sum::<f64>() / 5.0 > 0.8, "{rewards:?}");
+        let kl = events.scalars("ppo/kl");
+        assert_eq!(kl[0].1, 0.0, "the first round samples from the reference itself");
+        assert!(kl[29].1 > 1.0);
+        let values = events.scalars("ppo/explained_variance");
+        assert!(values.iter().all(|(_, value)| *value <= 1.0));
+    }
+
+    #[test]
+    fn the_probability_ratio_is_exactly_1_at_the_first_optimiser_step() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let one_step = PpoConfig { inner_epochs: 1, batch_size: 8, micro_batch_size: 3, ..config() };
+        learn(&one_step, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
+        for name in ["ppo/approx_kl", "ppo/clip_fraction", "ppo/value_clip_fraction"] {
+            let values = events.scalars(name);
+            assert_eq!(values.len(), 6);
+            assert!(values.iter().all(|(_, value)| *value == 0.0), "{name}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes_with_its_value_model_and_kl_weight() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let config = PpoConfig { kl_control: KlControl::AdaptiveGain { target: 0.01, gain: 0.5 }, ..config() };
+        for scalar in ["ppo/reward", "ppo/kl_weight"] {
+            assert_resumes_exactly(scalar, 3, |ctx| learn(&config, &init, ctx));
+        }
+    }
+
+    #[test]
+    fn the_alpaca_farm_preset_runs_at_a_small_scale() {
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let preset = PpoConfig {
+            steps: 2,
+            rollout_size: 16,
+            batch_size: 8,
+            max_new_tokens: 6,
+            value_init: ValueInit::Policy,
+            ..PpoConfig::alpaca_farm()
+        };
+        assert_eq!((preset.reduction, preset.whiten_rewards), (Reduction::FixedNorm, Whitening::AllCells));
+        learn(&preset, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
+        assert!(events.scalars("ppo/kl").iter().all(|(_, kl)| *kl >= 0.0));
+        assert_eq!(events.scalars("ppo/response_length").len(), 2);
+    }
+
+    #[test]
+    fn the_value_model_starts_from_the_reward_model_only_when_that_reads_the_same_tokens() {
+        struct Trained(Checkpoint);
+        impl RewardModel for Trained {
+            fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
+                Ok(vec![0.0; items.len()])
+            }
+            fn checkpoint(&self) -> Option<&Checkpoint> {
+                Some(&self.0)
+            }
+        }
+        let (stage, cpu) = (Stage::new(), tch::Device::Cpu);
+        let (policy, other) = (tiny_checkpoint(&stage), tiny_checkpoint_with(&stage, "other", 48));
+        let context = |value: &ScalarModel| value.body.config().max_positions();
+        let start = |init, reward_model: &dyn RewardModel| starting_value_model(init, &policy, reward_model, cpu);
+        let trained = Trained(other);
+        assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 48);
+        assert_eq!(context(&start(ValueInit::Policy, &trained).expect("started")), 96);
+        assert_eq!(context(&start(ValueInit::Auto, &LikesE).expect("started")), 96);
+        assert_eq!(start(ValueInit::RewardModel, &LikesE).expect_err("it has none").kind(), ErrorKind::InvalidConfig);
+        std::fs::write(trained.0.path().join("tokenizer.json"), "{}").expect("written");
+        assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 96);
+        assert!(start(ValueInit::RewardModel, &trained).is_err());
+    }
+
+    #[test]
+    fn a_response_without_room_and_a_missing_reward_model_are_errors() {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        let events = RecordedEvents::default();
+        let error = learn(&PpoConfig { max_new_tokens: 96, ..config() }, &init, &stage.context(&events)).expect_err("no room");
+        assert!(error.message().contains("`max_new_tokens` = 96") && error.message().contains("96 tokens"), "{error}");
+        let error =
+            learn(&PpoConfig { max_prompt_tokens: 2, ..config() }, &init, &stage.context(&events)).expect_err("all too long");
+        assert!(error.message().contains("`max_prompt_tokens` of 2 tokens"), "{error}");
+        let feedback = Feedback::Prompts(&[]);
+        let inputs =
+            LearnerInputs { init: &init, reference: None, feedback, validation: None, reward_model: None, annotator: None };
+        let error = Ppo(config()).learn(inputs, &stage.context(&events)).expect_err("no reward model");
+        assert_eq!(error.kind(), ErrorKind::MissingInput);
+    }
+}

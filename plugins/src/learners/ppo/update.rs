@@ -166,3 +166,105 @@ fn explained_variance(batch: &RolloutBatch, returns: &Tensor) -> f64 {
     let unexplained = masked_variance(&(returns - &batch.values), &batch.mask).double_value(&[]);
     if variance > 0.0 { 1.0 - unexplained / variance } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::types::Instruction;
+    use farmhand_core::{NoEvents, RewardModel};
+    use farmhand_models::{EncodedText, LanguageModel, ScalarHead, ScalarModel, TextCodec};
+
+    use super::*;
+    use crate::reward_models::LengthConfig;
+    use crate::rl::masked::Whitening;
+    use crate::rl::reduction::Reduction;
+    use crate::testing::{Stage, assert_same_gradients, instructions, take_gradients, tiny_checkpoint};
+    use crate::training::Record;
+
+    /// Everything a round needs, and a round of eight responses sampled with it.
+    fn with_round(config: &PpoConfig, check: impl FnOnce(&Sampler<'_>, &Round)) {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        let codec = TextCodec::load(&init, None).expect("a codec");
+        let load = || LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+        let (policy, reference) = (load(), load());
+        let head = ScalarHead::random(16, farmhand_core::Seed::root(5), tch::Device::Cpu);
+        let value = ScalarModel::from_language_model(load(), head);
+        policy.set_trainable(true);
+        value.set_trainable(true);
+        let instructions: Vec<Instruction> = instructions(8);
+        let prompt = |(index, instruction): (usize, &Instruction)| {
+            let ids = codec.prompt(instruction).expect("encoded");
+            Record { index, ..Record::new(&instruction.id, [EncodedText { response_start: ids.len(), ids }]) }
+        };
+        let prompts: Vec<_> = instructions.iter().enumerate().map(prompt).collect();
+        let sampler = Sampler {
+            config,
+            codec: &codec,
+            instructions: &instructions,
+            prompts: &prompts,
+            policy: &policy,
+            reference: &reference,
+            value: &value,
+        };
+        let ctx = stage.context(&NoEvents);
+        let build = farmhand_core::BuildContext::new(farmhand_core::Device::Cpu, std::path::Path::new("."));
+        let mut length: Box<dyn RewardModel> =
+            farmhand_core::RewardModelConfig::build(&LengthConfig::default(), &build).expect("built");
+        check(&sampler, &sampler.roll_out(0, length.as_mut(), &ctx).expect("sampled"));
+    }
+
+    fn config() -> PpoConfig {
+        PpoConfig { rollout_size: 8, batch_size: 8, max_new_tokens: 12, ..PpoConfig::default() }
+    }
+
+    #[test]
+    fn gradients_of_policy_and_value_do_not_depend_on_the_micro_batches() {
+        for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::FixedNorm] {
+            with_round(&PpoConfig { reduction, ..config() }, |sampler, round| {
+                let targets = targets(&round.batch, sampler.config, 0.05);
+                let totals = StepTotals::of(&round.batch.lengths).with_width(12);
+                let gradients = |size: usize| {
+                    let rows: Vec<usize> = (0..8).collect();
+                    for rows in rows.chunks(size) {
+                        micro_step(sampler, round, &targets, rows, totals).expect("run");
+                    }
+                    (take_gradients(sampler.policy.parameters()), take_gradients(&sampler.value.parameters()))
+                };
+                let (policy, value) = gradients(8);
+                for size in [1, 3] {
+                    let (same_policy, same_value) = gradients(size);
+                    assert_same_gradients(&same_policy, &policy, 1e-4);
+                    assert_same_gradients(&same_value, &value, 1e-4);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_score_is_at_the_last_token_and_returns_before_it_are_the_score_without_divergence() {
+        let plain = PpoConfig { whiten_rewards: Whitening::Off, whiten_advantages: Whitening::Off, ..config() };
+        with_round(&plain, |sampler, round| {
+            let targets = targets(&round.batch, sampler.config, 0.05);
+            assert_eq!(targets.kl, 0.0);
+            for (row, &length) in round.batch.lengths.iter().enumerate() {
+                for t in 0..length {
+                    let score = round.batch.scores.double_value(&[row as i64]);
+                    assert!((targets.returns.double_value(&[row as i64, t as i64]) - score).abs() < 1e-5);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn padded_columns_exist_only_where_padding_counts() {
+        with_round(&config(), |sampler, round| {
+            let longest = *round.batch.lengths.iter().max().expect("responses") as i64;
+            assert_eq!(round.batch.mask.size(), [8, longest]);
+            let all_cells = PpoConfig { whiten_rewards: Whitening::AllCells, ..config() };
+            assert_eq!(all_cells.width(&round.batch.lengths), 12);
+            let advantages = targets(&round.batch, sampler.config, 0.05).advantages;
+            let padding = &advantages * (round.batch.mask.ones_like() - &round.batch.mask);
+            assert_eq!(padding.abs().sum(Kind::Double).double_value(&[]), 0.0);
+        });
+    }
+}
