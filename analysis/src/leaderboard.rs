@@ -53,7 +53,10 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Leaderboard {
     frame: DataFrame,
+    /// Metrics that are percentages.
     percent: BTreeSet<String>,
+    /// Metrics of which more is better: what a leaderboard shows of those it does not know.
+    qualities: BTreeSet<String>,
 }
 
 impl Leaderboard {
@@ -100,8 +103,11 @@ impl Leaderboard {
         let frame = frame.sort(["win_rate", "model", "run"], order).map_err(frame_error)?;
         let frame = frame.with_row_index("rank".into(), Some(1)).map_err(frame_error)?;
         let metrics = entries.iter().flat_map(|entry| &entry.reports).flat_map(|report| &report.metrics);
-        let percent = metrics.filter(|metric| metric.unit == "%").map(|metric| metric.name.clone()).collect();
-        Ok(Self { frame, percent })
+        let named = |wanted: fn(&Metric) -> bool| {
+            metrics.clone().filter(|metric| wanted(metric)).map(|metric| metric.name.clone()).collect()
+        };
+        let (percent, qualities) = (named(|metric| metric.unit == "%"), named(|metric| metric.higher_is_better == Some(true)));
+        Ok(Self { frame, percent, qualities })
     }
 
     /// The data: `rank`, `run`, `model`, `reference`, `annotator`, then one column a number, as in the CSV file.
@@ -196,12 +202,13 @@ impl Leaderboard {
         rank.into_iter().chain(run).chain(model).collect()
     }
 
-    /// The columns of numbers that get a column of their own in a table for people.
+    /// The columns of numbers that get a column of their own in a table for people: the known ones, and of others
+    /// those of which more is better. The files have all.
     fn shown_numbers(&self) -> Vec<String> {
         let names = self.frame.columns().iter().map(|column| column.name().as_str());
-        let hidden = ["rank", "run", "model", "reference", "annotator", "interval_high", "lc_standard_error"];
-        let names = names.filter(|name| !hidden.contains(name));
-        names.filter(|name| *name == "standard_error" || !name.ends_with("_standard_error")).map(str::to_owned).collect()
+        let hidden = ["interval_high", "lc_standard_error"];
+        let shown = |name: &&str| KNOWN_COLUMNS.contains(name) && !hidden.contains(name) || self.qualities.contains(*name);
+        names.filter(shown).map(str::to_owned).collect()
     }
 
     fn header(&self, name: &str) -> String {

@@ -4,7 +4,7 @@ use plotters::prelude::DrawingBackend;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Chart;
-use super::axis::{Scale, range};
+use super::axis::{Scale, padded, range};
 use super::canvas::{Canvas, Drawn, Point, Text};
 use super::palette::{GRID, INK, SOFT, lighter, model_colour};
 
@@ -153,7 +153,7 @@ fn draw_panel<B: DrawingBackend>(canvas: &Canvas<B>, panel: &Panel, origin: Poin
     let steps = range(points().map(|point| point.0)).unwrap_or((0.0, 1.0));
     let values = range(points().map(|point| point.1)).unwrap_or((0.0, 1.0));
     let (top, bottom) = (origin.1 + if panel.title.is_empty() { 30 } else { 76 }, origin.1 + size.1 - 124);
-    let y = Scale::rounded(values, (bottom, top), 5);
+    let y = Scale::new(padded(values, 0.06), (bottom, top), 5);
 
     let tick = Text::new(EM - 2.0).colour(SOFT);
     let labels_width = y.ticks().iter().map(|(_, text)| tick.width(text)).fold(0.0, f64::max).ceil() as i32;

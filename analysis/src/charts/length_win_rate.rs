@@ -97,7 +97,9 @@ impl Chart for LengthWinRate {
         let style = Text::new(LABEL_EM);
         let names: Vec<String> = self.points.iter().map(|point| style.fit(&point.model, 480.0)).collect();
         let widths: Vec<i32> = names.iter().map(|name| style.width(name).ceil() as i32).collect();
-        for ((name, label), centre) in names.iter().zip(place_labels(&centres, &whiskers, &widths)).zip(&centres) {
+        let lines = whiskers.iter().map(|[low, high]| (low.0 - 5, high.1, low.0 + 5, low.1));
+        let lines: Vec<Box4> = lines.chain([(LEFT, y.at(50.0) - 3, RIGHT, y.at(50.0) + 3)]).collect();
+        for ((name, label), centre) in names.iter().zip(place_labels(&centres, &lines, &widths)).zip(&centres) {
             if let Some(end) = label.leader(*centre) {
                 canvas.line(&[*centre, end], SOFT, 2)?;
             }
@@ -112,6 +114,9 @@ fn whisker(point: &LengthPoint, centre: Point, y: &Scale) -> [Point; 2] {
     ends.map_or([centre; 2], |ends| ends.map(|end| (centre.0, y.at(end))))
 }
 
+/// Left, top, right, bottom.
+type Box4 = (i32, i32, i32, i32);
+
 /// The height of a label's box.
 const HEIGHT: i32 = 36;
 
@@ -125,7 +130,7 @@ struct Label {
 
 impl Label {
     /// The part of the box shared with another, in square units.
-    fn overlap(&self, left: i32, top: i32, right: i32, bottom: i32) -> i64 {
+    fn overlap(&self, (left, top, right, bottom): Box4) -> i64 {
         let x = (self.left + self.width).min(right) - self.left.max(left);
         let y = (self.top + HEIGHT).min(bottom) - self.top.max(top);
         if x > 0 && y > 0 { i64::from(x) * i64::from(y) } else { 0 }
@@ -144,19 +149,19 @@ impl Label {
 }
 
 /// A place for each label, one after the other: the candidate nearest to its point that covers least of the
-/// points, their intervals and the labels placed before.
-fn place_labels(centres: &[Point], whiskers: &[[Point; 2]], widths: &[i32]) -> Vec<Label> {
+/// points, the lines and the labels placed before.
+fn place_labels(centres: &[Point], lines: &[Box4], widths: &[i32]) -> Vec<Label> {
+    let reach = RADIUS + 3;
     let mut placed: Vec<Label> = Vec::new();
     for (centre, width) in centres.iter().zip(widths) {
         let cost = |label: &Label| {
-            let points =
-                centres.iter().map(|(x, y)| 4 * label.overlap(x - RADIUS - 3, y - RADIUS - 3, x + RADIUS + 3, y + RADIUS + 3));
-            let intervals = whiskers.iter().map(|[low, high]| label.overlap(low.0 - 5, high.1, low.0 + 5, low.1));
+            let points = centres.iter().map(|(x, y)| 4 * label.overlap((x - reach, y - reach, x + reach, y + reach)));
+            let lines = lines.iter().map(|line| label.overlap(*line));
             let labels = placed
                 .iter()
-                .map(|other| 4 * label.overlap(other.left - 8, other.top, other.left + other.width + 8, other.top + HEIGHT));
+                .map(|other| 4 * label.overlap((other.left - 8, other.top, other.left + other.width + 8, other.top + HEIGHT)));
             let outside = if label.inside() { 0 } else { 1_000_000 };
-            points.chain(intervals).chain(labels).sum::<i64>() + outside
+            points.chain(lines).chain(labels).sum::<i64>() + outside
         };
         let best = candidates(*centre, *width).enumerate().min_by_key(|(rank, label)| cost(label) * 100 + *rank as i64 * 60);
         placed.push(best.map_or(Label { left: centre.0, top: centre.1, width: *width }, |(_, label)| label));
@@ -192,19 +197,19 @@ mod tests {
     #[test]
     fn labels_of_close_points_do_not_overlap() {
         let centres: Vec<Point> = (0..8).map(|i| (800 + 9 * (i % 3), 400 + 12 * (i / 3))).collect();
-        let whiskers: Vec<[Point; 2]> = centres.iter().map(|c| [(c.0, c.1 + 60), (c.0, c.1 - 60)]).collect();
-        let labels = place_labels(&centres, &whiskers, &[180; 8]);
+        let lines: Vec<Box4> = centres.iter().map(|c| (c.0 - 5, c.1 - 60, c.0 + 5, c.1 + 60)).collect();
+        let labels = place_labels(&centres, &lines, &[180; 8]);
         for (index, a) in labels.iter().enumerate() {
             assert!(a.inside());
             for b in &labels[..index] {
-                assert_eq!(a.overlap(b.left, b.top, b.left + b.width, b.top + HEIGHT), 0, "{a:?} {b:?}");
+                assert_eq!(a.overlap((b.left, b.top, b.left + b.width, b.top + HEIGHT)), 0, "{a:?} {b:?}");
             }
         }
     }
 
     #[test]
     fn a_lone_label_stands_right_beside_its_point_and_turns_at_the_edge() {
-        let place = |x| place_labels(&[(x, 400)], &[[(x, 400); 2]], &[200])[0];
+        let place = |x| place_labels(&[(x, 400)], &[], &[200])[0];
         assert!(place(600).left > 600);
         assert!(place(1540).left + 200 <= SIZE.0);
     }

@@ -45,11 +45,13 @@ pub(super) fn metrics(model: &ModelFiles) -> String {
         ("Judge", Align::Left),
     ];
     let columns = columns.map(|(header, align)| (header.to_owned(), align)).to_vec();
-    let rows = model.reports.iter().flat_map(|report| report.metrics.iter().map(|metric| metric_row(report, metric)));
+    // Who judged stands above the leaderboard; here only where models have several judges.
+    let show_judge = model.reports.iter().filter_map(|report| report.annotator.as_deref()).collect::<BTreeSet<_>>().len() > 1;
+    let rows = model.reports.iter().flat_map(|report| report.metrics.iter().map(|metric| metric_row(report, metric, show_judge)));
     heading + &Table::new(columns, rows.collect()).html()
 }
 
-fn metric_row(report: &EvalReport, metric: &Metric) -> Vec<String> {
+fn metric_row(report: &EvalReport, metric: &Metric, show_judge: bool) -> Vec<String> {
     let is_count = metric.name.starts_with("n_") || metric.value.fract() == 0.0 && metric.std_error.is_none();
     let write = |value: f64| if is_count { fixed(value, 0) } else { significant(value) };
     vec![
@@ -59,7 +61,7 @@ fn metric_row(report: &EvalReport, metric: &Metric) -> Vec<String> {
         interval(metric).map(|[low, high]| format!("{} – {}", significant(low), significant(high))).unwrap_or_default(),
         metric.unit.clone(),
         metric.n.to_string(),
-        report.annotator.clone().unwrap_or_default(),
+        if show_judge { report.annotator.clone().unwrap_or_default() } else { String::new() },
     ]
 }
 

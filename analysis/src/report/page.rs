@@ -2,14 +2,18 @@
 
 use crate::html::escape;
 use crate::leaderboard::Leaderboard;
+use crate::report::figures::Figure;
 use crate::report::{details, samples};
-use crate::run_files::RunFiles;
+use crate::run_files::{ModelFiles, RunFiles};
 
 /// The whole page.
-pub(super) fn page(run: &RunFiles, board: &Leaderboard) -> String {
+pub(super) fn page(run: &RunFiles, board: &Leaderboard, figures: &[Figure]) -> String {
     let name = escape(&run.name);
     let sections: Vec<Section> =
-        [headline(run, board), methods(run), failures(run), caveats(run), configuration(run)].into_iter().flatten().collect();
+        [headline(run, board), charts(figures), methods(run, board), failures(run), caveats(run), configuration(run)]
+            .into_iter()
+            .flatten()
+            .collect();
     let links: String = sections.iter().map(|section| format!("<a href=\"#{0}\">{1}</a>\n", section.id, section.title)).collect();
     let body: String = sections.iter().map(Section::html).collect();
     format!(
@@ -44,9 +48,18 @@ fn headline(run: &RunFiles, board: &Leaderboard) -> Option<Section> {
     Some(Section { id: "leaderboard", title: "Leaderboard", body })
 }
 
-fn methods(run: &RunFiles) -> Option<Section> {
-    let method = |model| format!("{}{}", details::metrics(model), samples::samples(model));
-    let body: String = run.models.iter().map(method).collect();
+fn charts(figures: &[Figure]) -> Option<Section> {
+    let body: String = figures.iter().map(Figure::html).collect();
+    (!body.is_empty()).then_some(Section { id: "charts", title: "Charts", body })
+}
+
+fn methods(run: &RunFiles, board: &Leaderboard) -> Option<Section> {
+    let method = |model: &ModelFiles| format!("{}{}", details::metrics(model), samples::samples(model));
+    let rank =
+        |model: &ModelFiles| (0..board.len()).find(|row| board.text("model", *row) == Some(model.model())).unwrap_or(usize::MAX);
+    let mut models: Vec<&ModelFiles> = run.models.iter().collect();
+    models.sort_by_key(|model| rank(model));
+    let body: String = models.into_iter().map(method).collect();
     (!body.is_empty()).then_some(Section { id: "methods", title: "Methods", body })
 }
 
