@@ -16,8 +16,10 @@ mod testing;
 
 #[cfg(test)]
 mod tests {
-    use farmhand_core::component::{component_names, components};
+    use farmhand_core::component::{component_names, components, find_component};
+    use farmhand_core::config::check_against_schema;
     use farmhand_core::{ComponentKind, LearnerSpec, PolicySpec, RewardModelSpec};
+    use serde_json::json;
 
     #[test]
     fn every_component_is_registered_and_its_defaults_read_back() {
@@ -64,6 +66,28 @@ mod tests {
                 _ => {}
             }
         }
+    }
+
+    #[test]
+    fn options_with_data_fit_the_schemas_that_configurations_are_checked_against() {
+        let problems = |name: &str, options: serde_json::Value| {
+            let info = find_component(ComponentKind::Learner, name).expect("registered");
+            let schema = serde_json::from_str(&(info.schema)()).expect("JSON");
+            LearnerSpec::from_json(name, &options.to_string()).expect("options");
+            check_against_schema(&options, &schema)
+        };
+        for link in [json!("hinge"), json!({ "ipo": { "log_ratios": "mean" } }), json!({ "robust": { "label_smoothing": 0.1 } })]
+        {
+            assert_eq!(problems("dpo", json!({ "link": link, "prompt": "none" })), []);
+        }
+        let ppo = json!({
+            "missing_end": { "replace": -1.0 },
+            "kl_control": { "adaptive_horizon": { "target": 6.0, "horizon": 1e4 } },
+            "kl_estimator": "k1_clamped",
+            "whiten_rewards": "all_cells",
+            "value_init": "policy",
+        });
+        assert_eq!(problems("ppo", ppo), []);
     }
 
     #[test]

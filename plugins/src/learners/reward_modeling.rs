@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::reward_models::ReadingRule;
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
+use crate::rl::bradley_terry::preference_losses;
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
 
 register! {
     kind: Learner, name: "reward_modeling", config: RewardModelingConfig,
@@ -136,8 +137,8 @@ impl Learner for RewardModeling {
         let mut optim = AdamW::new(&parameters, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("reward_model", &parameters)], &mut [("reward_model", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
-        let mut progress = ctx.progress("reward modelling", Some(plan.n_steps()), "steps");
-        progress.advance(start);
+        let mut progress = ctx.progress("reward modelling", Some(items_before(&plan, plan.n_steps())), "pairs");
+        progress.advance(items_before(&plan, start));
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
@@ -178,7 +179,7 @@ impl Learner for RewardModeling {
                 ctx.scalar("reward_modeling/validation_loss", step, pass.loss);
                 ctx.scalar("reward_modeling/validation_accuracy", step, pass.accuracy);
             }
-            progress.advance(1);
+            progress.advance(picked.len() as u64);
         }
         let checkpoint = save_scalar_checkpoint(&model, &codec, "reward_modeling", ctx)?;
         rule.save(ctx)?;
@@ -245,14 +246,6 @@ fn run_pairs(
         pass.mean_reward += rewards.detach().sum(Kind::Double).double_value(&[]) / (2.0 * n);
     }
     Ok(pass)
-}
-
-/// The loss of each pair, `[pairs]`, from the rewards of its two answers `[pairs]` and its margin `[pairs]`:
-/// `−(1−ε) ln σ(Δ) − ε ln σ(−Δ) + c (r_w + r_l)²` with `Δ = r_w − r_l − m`.
-pub fn preference_losses(chosen: &Tensor, rejected: &Tensor, margins: &Tensor, label_smoothing: f64, centring: f64) -> Tensor {
-    let delta = chosen - rejected - margins;
-    let smoothed = -(delta.log_sigmoid() * (1.0 - label_smoothing)) - (-delta).log_sigmoid() * label_smoothing;
-    if centring == 0.0 { smoothed } else { smoothed + (chosen + rejected).square() * centring }
 }
 
 #[cfg(test)]
@@ -360,38 +353,5 @@ mod tests {
         let model = starting_model(init, &stage.context(&farmhand_core::NoEvents)).expect("made");
         model.set_trainable(true);
         model
-    }
-
-    fn mean_loss(chosen: &[f64], rejected: &[f64], margins: &[f64], label_smoothing: f64, centring: f64) -> f64 {
-        let [chosen, rejected, margins] = [chosen, rejected, margins].map(Tensor::from_slice);
-        preference_losses(&chosen, &rejected, &margins, label_smoothing, centring).mean(Kind::Double).double_value(&[])
-    }
-
-    #[test]
-    fn the_loss_matches_the_goldens_with_margin_and_centring() {
-        for (margin, golden) in
-            [(0.0, 0.403_186), (1.0 / 3.0, 0.526_526), (2.0 / 3.0, 0.676_619), (1.0, 0.854_355), (3.0, 2.395_545)]
-        {
-            assert!((mean_loss(&[1.2], &[0.5], &[margin], 0.0, 0.0) - golden).abs() < 1e-6, "{margin}");
-        }
-        let (chosen, rejected) = ([1.2, -0.3, 0.5], [0.2, 0.4, 0.5]);
-        assert!((mean_loss(&chosen, &rejected, &[0.0; 3], 0.0, 0.0) - 0.703_198_31).abs() < 1e-6);
-        assert!((mean_loss(&chosen, &rejected, &[0.5, 0.0, 0.1], 0.0, 0.0) - 0.773_886_56).abs() < 1e-6);
-        assert!((mean_loss(&chosen, &rejected, &[0.0; 3], 0.0, 0.01) - 0.713_098_31).abs() < 1e-6);
-        // All pairs of three answers scored 1.0, 0.2, -0.5, averaged.
-        assert!((mean_loss(&[1.0, 1.0, 0.2], &[0.2, -0.5, -0.5], &[0.0; 3], 0.0, 0.0) - 0.325_233).abs() < 1e-6);
-        // ε = 0.1: 0.9 · 0.403186 + 0.1 · (0.403186 + 0.7).
-        assert!((mean_loss(&[1.2], &[0.5], &[0.0], 0.1, 0.0) - 0.473_186).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_gradient_matches_finite_differences() {
-        let at = |chosen: f64| mean_loss(&[chosen], &[0.4], &[0.2], 0.1, 0.05);
-        let leaf = Tensor::from_slice(&[0.7]).set_requires_grad(true);
-        preference_losses(&leaf, &Tensor::from_slice(&[0.4]), &Tensor::from_slice(&[0.2]), 0.1, 0.05)
-            .sum(Kind::Double)
-            .backward();
-        let slope = (at(0.7 + 1e-6) - at(0.7 - 1e-6)) / 2e-6;
-        assert!((slope - leaf.grad().double_value(&[0])).abs() < 1e-6);
     }
 }

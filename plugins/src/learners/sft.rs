@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::rl::reduction::{Reduction, StepTotals};
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
 
 register! {
     kind: Learner, name: "sft", config: SftConfig,
@@ -118,8 +118,8 @@ impl Learner for Sft {
         let mut optim = AdamW::new(model.parameters(), &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", model.parameters())], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
-        let mut progress = ctx.progress("supervised fine-tuning", Some(plan.n_steps()), "steps");
-        progress.advance(start);
+        let mut progress = ctx.progress("supervised fine-tuning", Some(items_before(&plan, plan.n_steps())), "demonstrations");
+        progress.advance(items_before(&plan, start));
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();

@@ -3,5 +3,12 @@
 mod options;
 mod records;
 
+use farmhand_models::StepPlan;
+
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of};
+
+/// Records seen in the first `step` optimiser steps of a plan, repeated ones counted again; for progress.
+pub fn items_before(plan: &StepPlan, step: u64) -> u64 {
+    (0..step).map(|step| plan.items(step).len() as u64).sum()
+}

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of};
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
 
 register! {
     kind: Learner, name: "dpo", config: DpoConfig,
@@ -153,8 +153,8 @@ impl Learner for Dpo {
         let mut optim = AdamW::new(policy.parameters(), &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", policy.parameters())], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
-        let mut progress = ctx.progress("preference optimisation", Some(plan.n_steps()), "steps");
-        progress.advance(start);
+        let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
+        progress.advance(items_before(&plan, start));
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
@@ -194,7 +194,7 @@ impl Learner for Dpo {
                 ctx.scalar("dpo/validation_accuracy", step, pass.accuracy);
                 ctx.scalar("dpo/validation_margin", step, pass.margin);
             }
-            progress.advance(1);
+            progress.advance(picked.len() as u64);
         }
         save_checkpoint(&policy, &codec, "dpo", ctx)
     }

@@ -13,27 +13,29 @@
 //! * `config`: the options.
 //! * `sampling`: responses, scores, log-probabilities, values.
 //! * `update`: rewards, advantages, optimiser steps.
+//! * `value_start`: where the value model comes from.
 
 mod config;
 mod sampling;
 mod update;
+mod value_start;
 
 use std::time::Instant;
 
 use farmhand_core::types::Instruction;
 use farmhand_core::{
-    BuildContext, Checkpoint, CheckpointKind, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements,
-    Result, RewardModel, RunContext, register,
+    BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
+    RunContext, register,
 };
 use farmhand_models::{
-    AdamW, EncodedText, LanguageModel, ScalarHead, ScalarModel, TextCodec, load_train_state, save_checkpoint, save_train_state,
-    tch_device,
+    AdamW, EncodedText, LanguageModel, TextCodec, load_train_state, save_checkpoint, save_train_state, tch_device,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{PpoConfig, ValueInit};
 use self::sampling::Sampler;
 use self::update::{targets, update};
+use self::value_start::starting_value_model;
 use crate::training::{Record, TokenLimit, admit};
 
 register! {
@@ -105,8 +107,9 @@ impl Learner for Ppo {
             reference: &reference,
             value: &value,
         };
-        let mut progress = ctx.progress("proximal policy optimisation", Some(config.steps), "steps");
-        progress.advance(start);
+        let n_rollouts = config.rollout_size as u64;
+        let mut progress = ctx.progress("proximal policy optimisation", Some(config.steps * n_rollouts), "responses");
+        progress.advance(start * n_rollouts);
         for step in start..config.steps {
             if ctx.cancel.is_cancelled() {
                 save(step, &optim, &value_optim, carried)?;
@@ -132,7 +135,6 @@ impl Learner for Ppo {
             let trained_secs = started.elapsed().as_secs_f64().max(1e-9);
 
             let n_sampled: usize = round.batch.lengths.iter().sum();
-            let n_rollouts = round.batch.lengths.len();
             for (name, number) in [
                 ("ppo/reward", round.mean_score),
                 ("ppo/kl", targets.kl),
@@ -155,8 +157,8 @@ impl Learner for Ppo {
             ] {
                 ctx.scalar(name, step, number);
             }
-            carried.kl_weight = config.kl_control.next_weight(carried.kl_weight, targets.kl, n_rollouts);
-            progress.advance(1);
+            carried.kl_weight = config.kl_control.next_weight(carried.kl_weight, targets.kl, config.rollout_size);
+            progress.advance(n_rollouts);
         }
         save_checkpoint(&policy, &codec, "ppo", ctx)
     }
@@ -183,52 +185,6 @@ fn fitting_prompts(
     })
 }
 
-/// The value model: a body from where `init` says, and a head that gives 0 everywhere.
-fn starting_value_model(
-    init: ValueInit,
-    policy: &Checkpoint,
-    reward_model: &dyn RewardModel,
-    device: tch::Device,
-) -> Result<ScalarModel> {
-    let from_reward = match (init, reward_model.checkpoint()) {
-        (ValueInit::Policy, _) | (ValueInit::Auto, None) => None,
-        (ValueInit::RewardModel, None) => {
-            return Err(Error::invalid_config(
-                "`value_init = \"reward_model\"` needs a reward model with a checkpoint of its own",
-            )
-            .with_hint("use `value_init = \"policy\"`"));
-        }
-        (_, Some(checkpoint)) => match (init, reads_the_same_tokens(policy, checkpoint)?) {
-            (_, true) => Some(checkpoint),
-            (ValueInit::RewardModel, false) => {
-                return Err(Error::invalid_config(
-                    "`value_init = \"reward_model\"` needs a reward model with the policy's tokenizer",
-                )
-                .with_hint("use `value_init = \"policy\"`"));
-            }
-            (_, false) => None,
-        },
-    };
-    let body = match from_reward {
-        Some(checkpoint) if checkpoint.kind()? == CheckpointKind::RewardModel => {
-            ScalarModel::load(checkpoint.path(), device)?.body
-        }
-        Some(checkpoint) => LanguageModel::load(checkpoint.path(), device)?,
-        None => LanguageModel::load(policy.path(), device)?,
-    };
-    let head = ScalarHead::zeros(body.config().hidden_size(), device);
-    Ok(ScalarModel::from_language_model(body, head))
-}
-
-/// Whether two checkpoints have the same tokenizer, byte for byte.
-fn reads_the_same_tokens(a: &Checkpoint, b: &Checkpoint) -> Result<bool> {
-    let read = |checkpoint: &Checkpoint| {
-        let path = checkpoint.path().join("tokenizer.json");
-        std::fs::read(&path).map_err(|error| Error::io("read", &path, error))
-    };
-    Ok(read(a)? == read(b)?)
-}
-
 fn carried_from(extra: serde_json::Value) -> Result<Carried> {
     serde_json::from_value(extra).map_err(|error| Error::invalid_data("the saved state is not one of `ppo`").with_source(error))
 }
@@ -238,13 +194,13 @@ mod tests {
     use std::path::Path;
 
     use farmhand_core::types::Response;
-    use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents};
+    use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents, RewardModel};
 
     use super::*;
     use crate::rl::kl::KlControl;
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
-    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, instructions, tiny_checkpoint, tiny_checkpoint_with};
+    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, instructions, tiny_checkpoint};
 
     /// Likes the letter e: its share of the answer's first characters.
     struct LikesE;
@@ -338,31 +294,6 @@ mod tests {
         learn(&preset, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
         assert!(events.scalars("ppo/kl").iter().all(|(_, kl)| *kl >= 0.0));
         assert_eq!(events.scalars("ppo/response_length").len(), 2);
-    }
-
-    #[test]
-    fn the_value_model_starts_from_the_reward_model_only_when_that_reads_the_same_tokens() {
-        struct Trained(Checkpoint);
-        impl RewardModel for Trained {
-            fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
-                Ok(vec![0.0; items.len()])
-            }
-            fn checkpoint(&self) -> Option<&Checkpoint> {
-                Some(&self.0)
-            }
-        }
-        let (stage, cpu) = (Stage::new(), tch::Device::Cpu);
-        let (policy, other) = (tiny_checkpoint(&stage), tiny_checkpoint_with(&stage, "other", 48));
-        let context = |value: &ScalarModel| value.body.config().max_positions();
-        let start = |init, reward_model: &dyn RewardModel| starting_value_model(init, &policy, reward_model, cpu);
-        let trained = Trained(other);
-        assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 48);
-        assert_eq!(context(&start(ValueInit::Policy, &trained).expect("started")), 96);
-        assert_eq!(context(&start(ValueInit::Auto, &LikesE).expect("started")), 96);
-        assert_eq!(start(ValueInit::RewardModel, &LikesE).expect_err("it has none").kind(), ErrorKind::InvalidConfig);
-        std::fs::write(trained.0.path().join("tokenizer.json"), "{}").expect("written");
-        assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 96);
-        assert!(start(ValueInit::RewardModel, &trained).is_err());
     }
 
     #[test]
