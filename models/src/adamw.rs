@@ -239,7 +239,7 @@ impl Update {
     fn apply_to(&self, [mut parameter, mut gradient, mut mean, mut square]: [Tensor; 4], decay: bool) {
         let [beta1, beta2] = self.betas;
         if self.clip < 1.0 {
-            gradient = gradient * self.clip;
+            let _ = gradient.g_mul_scalar_(self.clip);
         }
         let _ = mean.lerp_(&gradient, 1.0 - beta1);
         let scaled = &gradient * (1.0 - beta2);

@@ -84,7 +84,51 @@ fn pretty(value: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use farmhand_core::run::hash_path;
+    use farmhand_core::types::{Instruction, Message, Role};
+    use serde::Deserialize;
+
     use super::*;
+    use crate::{Ending, PromptFormat, TextCodec};
+
+    #[derive(Deserialize)]
+    struct Golden {
+        texts: Vec<GoldenText>,
+        chats: Vec<GoldenChat>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenText {
+        text: String,
+        ids: Vec<u32>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenChat {
+        messages: Vec<Message>,
+        answer: String,
+        prompt: Vec<u32>,
+        whole: Vec<u32>,
+    }
+
+    #[test]
+    fn transformers_reads_the_folder_and_gives_the_same_ids() {
+        let golden: Golden = serde_json::from_str(include_str!("../tests/golden_text/tokenizer_ids.json")).expect("goldens");
+        let codec = TextCodec::new(train_bpe(texts(), 400).expect("trained"), PromptFormat::Chat).expect("a codec");
+        assert!(golden.texts.len() > 5 && golden.chats.len() > 2);
+        for case in golden.texts {
+            assert_eq!(codec.tokenizer.encode_markup(&case.text).expect("encoded"), case.ids, "{:?}", case.text);
+        }
+        for mut case in golden.chats {
+            let last = case.messages.pop().expect("a turn");
+            assert_eq!(last.role, Role::User);
+            let instruction = Instruction::with_history(last.content, None, case.messages);
+            let text = codec.encode(&instruction, &case.answer, Ending::WithEos).expect("encoded");
+            assert_eq!((text.prompt(), &text.ids), (case.prompt.as_slice(), &case.whole));
+        }
+    }
 
     fn texts() -> impl Iterator<Item = String> {
         (0..200).map(|i| format!("The {i}th farmer has {} alpacas; the alpacas eat hay, and hay is {}.", i * 7 % 31, i % 5))
@@ -96,10 +140,10 @@ mod tests {
         let tokenizer = train_bpe(texts(), 400).expect("trained");
         tokenizer.save(one.path()).expect("saved");
         train_bpe(texts(), 400).expect("trained").save(two.path()).expect("saved");
-        let hash = |dir: &tempfile::TempDir| farmhand_core::run::hash_path(dir.path()).expect("hashed");
-        assert_eq!(hash(&one), hash(&two));
-        // Recorded once: a change here changes the ids of every tokenizer trained from now on.
-        assert_eq!(farmhand_core::run::file_hash(&one.path().join(TOKENIZER_FILE)).expect("hashed")[..16], *"3b1cd86f77c53aab");
+        assert_eq!(hash_path(one.path()).expect("hashed"), hash_path(two.path()).expect("hashed"));
+        // Kept with the goldens: a change here changes the ids of every tokenizer trained from now on.
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden_text/tokenizer");
+        assert_eq!(hash_path(&kept).expect("hashed"), hash_path(one.path()).expect("hashed"));
 
         let again = Tokenizer::load(one.path()).expect("loaded");
         let text = "The alpacas eat 12 hay; naïve 🦙 \u{0}\r\n\tok <|im_end|>";

@@ -35,6 +35,7 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Special tokens, longest spelling first.
     specials: Vec<(String, u32)>,
+    special_starts: BTreeSet<char>,
     special_ids: BTreeSet<u32>,
     eos: Vec<u32>,
     bos: Option<u32>,
@@ -123,6 +124,7 @@ impl Tokenizer {
             plain,
             files,
             vocab_size,
+            special_starts: specials.iter().filter_map(|(token, _)| token.chars().next()).collect(),
             specials,
             special_ids,
             eos,
@@ -296,9 +298,12 @@ impl Tokenizer {
     }
 
     /// The leftmost special token spelled in a text: where it starts, its spelling and id; the longest where several fit.
-    pub(crate) fn find_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str, u32)> {
-        let found = self.specials.iter().filter_map(|(token, id)| Some((text.find(token.as_str())?, token.as_str(), *id)));
-        found.min_by(|a, b| a.0.cmp(&b.0).then(b.1.len().cmp(&a.1.len())))
+    pub(crate) fn find_special(&self, text: &str) -> Option<(usize, &str, u32)> {
+        let starts = text.char_indices().filter(|(_, letter)| self.special_starts.contains(letter));
+        starts.into_iter().find_map(|(start, _)| {
+            let (token, id) = self.specials.iter().find(|(token, _)| text[start..].starts_with(token.as_str()))?;
+            Some((start, token.as_str(), *id))
+        })
     }
 
     /// `generation_config.json` as it was read.
@@ -364,4 +369,73 @@ fn chat_template(config: &Value, file: Option<&Vec<u8>>) -> Result<Option<String
         other => other,
     };
     Ok(template.as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::train_bpe;
+
+    /// A trained tokenizer's folder with some files replaced; `None` removes one.
+    fn folder(changes: &[(&str, Option<Value>)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        train_bpe(std::iter::empty(), 300).expect("trained").save(dir.path()).expect("saved");
+        for (name, content) in changes {
+            let path = dir.path().join(name);
+            match content {
+                Some(Value::String(text)) => std::fs::write(path, text).expect("written"),
+                Some(json) => std::fs::write(path, json.to_string()).expect("written"),
+                None => std::fs::remove_file(path).expect("removed"),
+            }
+        }
+        dir
+    }
+
+    #[test]
+    fn every_end_of_sequence_token_is_kept_the_tokenizers_own_first() {
+        let load = |changes: &[_]| Tokenizer::load(folder(changes).path());
+        let config = |value: Value| (CONFIG_FILE, Some(value));
+        let generation = |value: Value| (GENERATION_FILE, Some(json!({ "eos_token_id": value })));
+        let eos = |changes: &[_]| load(changes).expect("loaded").eos_ids().to_vec();
+        assert_eq!(eos(&[config(json!({ "eos_token": "<|im_end|>" })), generation(json!([0, 2, 1]))]), [2, 0, 1]);
+        assert_eq!(eos(&[config(json!({})), generation(json!(1))]), [1]);
+        let map =
+            ("special_tokens_map.json", Some(json!({ "eos_token": { "content": "<|im_start|>" }, "pad_token": "<|im_end|>" })));
+        let mapped = load(&[config(json!({})), (GENERATION_FILE, None), map]).expect("loaded");
+        assert_eq!((mapped.eos_ids(), mapped.pad_id()), ([1].as_slice(), 2));
+        let model = ("config.json", Some(json!({ "eos_token_id": 2 })));
+        assert_eq!(eos(&[config(json!({})), (GENERATION_FILE, None), model]), [2]);
+        assert_eq!(eos(&[config(json!({})), (GENERATION_FILE, None)]), [0], "the name GPT-2 leaves to its class");
+        assert!(load(&[generation(json!(300))]).expect_err("no such id").message().contains("end-of-sequence id 300"));
+    }
+
+    #[test]
+    fn the_template_file_wins_and_named_templates_are_read() {
+        let source =
+            |changes: &[_]| Tokenizer::load(folder(changes).path()).expect("loaded").chat_template_source().map(str::to_owned);
+        let named = json!({ "eos_token": "<|endoftext|>", "chat_template": [
+            { "name": "rag", "template": "r" }, { "name": "default", "template": "d" } ] });
+        assert_eq!(source(&[(CONFIG_FILE, Some(named.clone())), (TEMPLATE_FILE, None)]).as_deref(), Some("d"));
+        assert_eq!(source(&[(CONFIG_FILE, Some(named)), (TEMPLATE_FILE, Some(json!("file")))]).as_deref(), Some("file"));
+        assert_eq!(source(&[(TEMPLATE_FILE, None)]), None);
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_is_said() {
+        let message = |changes: &[_]| Tokenizer::load(folder(changes).path()).expect_err("refused").to_string();
+        assert!(message(&[(TOKENIZER_FILE, None)]).contains("holds no tokenizer.json"));
+        assert!(message(&[(TOKENIZER_FILE, Some(json!("{\"version\": ")))]).contains("`tokenizer.json` is not a tokenizer"));
+        assert!(message(&[(CONFIG_FILE, Some(json!("nonsense")))]).contains("`tokenizer_config.json` is not JSON"));
+    }
+
+    #[test]
+    fn files_are_written_back_byte_for_byte() {
+        let dir = folder(&[(CONFIG_FILE, Some(json!("{ \"eos_token\" : \"<|endoftext|>\", \"mine\": 1 }")))]);
+        let out = tempfile::tempdir().expect("a folder");
+        Tokenizer::load(dir.path()).expect("loaded").save(out.path()).expect("saved");
+        let hash = |dir: &tempfile::TempDir| farmhand_core::run::hash_path(dir.path()).expect("hashed");
+        assert_eq!(hash(&dir), hash(&out));
+    }
 }

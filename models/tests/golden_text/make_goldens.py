@@ -272,6 +272,27 @@ def adamw():
     return {"shapes": shapes, "start": {name: value.flatten().tolist() for name, value in start.items()}, "steps": steps}
 
 
+def tokenizer_ids():
+    """Ids of the tokenizer that train_bpe made of its test's texts and saved as tokenizer/."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(HERE / "tokenizer")
+    texts = ["", "The alpacas eat hay.", "  two  spaces\n\n\ttab\r\n", "naïve é 🦙 漢字", "a<|im_end|>\n<|endoftext|>b", "12345 don't", "\x00"]
+    golden = {"texts": [{"text": text, "ids": tokenizer(text)["input_ids"]} for text in texts], "chats": []}
+    for messages in conversations():
+        if messages[-1]["role"] != "user":
+            continue
+        for answer in ("Four legs.", " Four,\n\nof course 🦙"):
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(messages + [{"role": "assistant", "content": answer}], tokenize=False)
+            assert whole == text + answer + "<|im_end|>\n"
+            golden["chats"].append({
+                "messages": messages,
+                "answer": answer,
+                "prompt": tokenizer(text)["input_ids"],
+                "whole": tokenizer(whole.removesuffix("\n"))["input_ids"],
+            })
+    return golden
+
+
 def write(name, value):
     (HERE / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
@@ -279,3 +300,4 @@ def write(name, value):
 write("chat_templates.json", chat_templates(pathlib.Path(sys.argv[1])))
 write("schedules.json", schedules())
 write("adamw.json", adamw())
+write("tokenizer_ids.json", tokenizer_ids())
