@@ -62,10 +62,12 @@ impl Terminal {
     }
 
     fn finish(&self, phase: &str, done: u64, secs: f64) {
-        let ended = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(phase);
-        let Some(Phase { bar, unit }) = ended else { return };
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Phase { bar, unit }) = running.remove(phase) else { return };
+        let inside_another = !running.is_empty();
+        drop(running);
         bar.finish_and_clear();
-        if !self.quiet && secs >= 0.5 {
+        if !self.quiet && !inside_another && secs >= 0.5 {
             self.line(&format!("  {phase}: {done} {unit} in {} ({:.1}/s)", duration(secs), done as f64 / secs));
         }
     }

@@ -111,7 +111,7 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
     farmhand(dir.path(), &["sft", "--model", &model, "--data", "none.jsonl", "--out", "o1"]).expect_error(&["none.jsonl"], None);
     let long = format!("{{\"instruction\":\"{}\",\"output\":\"x\"}}\n", "word ".repeat(400));
     write("long.jsonl", &long);
-    farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"]).expect_error(&["tokens", "160"], None);
+    farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"]).expect_error(&["403 tokens", "159"], None);
 
     // Wrong models.
     farmhand(dir.path(), &["score", "--model", "nowhere", "--data", "records.jsonl"]).expect_error(&["there is no model folder `nowhere`"], None);
