@@ -3,7 +3,8 @@
     cargo build -p farmhand-models --example engine
     OMP_NUM_THREADS=1 python models/benches/against_transformers.py MODEL_FOLDER path/to/target/debug/examples/engine [--rounds 5]
 
-Both sides take turns, so that another load on the machine hits both; the ratio of the smallest times is what to look at.
+Both sides take turns, so that another load on the machine hits both. CPU seconds are the steadier measure on a machine that
+others use too.
 """
 
 import argparse
@@ -69,13 +70,12 @@ def transformers_train(rows, start):
     ids = torch.tensor(rows)
     labels = ids.clone()
     labels[:, :start] = -100
-    model.zero_grad(set_to_none=False)
+    model.zero_grad()
     begin = time.perf_counter()
     loss = model(ids, labels=labels).loss
     loss.backward()
     seconds = time.perf_counter() - begin
-    norm = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt().item()
-    return loss.item(), norm, seconds
+    return loss.item(), seconds
 
 
 print("load here:", ask("load", str(arguments.model))["seconds"], "s")
@@ -90,27 +90,43 @@ with tempfile.TemporaryDirectory() as folder:
     print("shards:", len(list(pathlib.Path(folder, "sharded").glob("*.safetensors"))))
     ask("load", folder + "/sharded")
     print("largest difference after saving there in shards and loading here:", largest_difference(model, ids))
+    rows = [random_ids(30), random_ids(30)]
+    ours = ask("scalar", {"from": str(arguments.model), "to": folder + "/scalar", "rows": rows})["scores"]
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/scalar", dtype=torch.float32).eval()
+    with torch.no_grad():
+        scores = classifier(torch.tensor(rows)).logits[:, 0]
+    print("largest difference of a score, scalar model saved here and loaded there:", (scores - torch.tensor(ours)).abs().max().item())
+    del classifier
+
+
+def cpu_seconds(pid):
+    """User and system time of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def compare(name, ours, theirs):
-    """Times both in turns."""
-    times = [], []
+    """Times both in turns: wall and CPU seconds of each."""
+    wall, cpu = ([], []), ([], [])
     for _ in range(arguments.rounds):
-        times[0].append(ours())
-        times[1].append(theirs())
-    here, there = (sorted(side) for side in times)
-    middle = len(here) // 2
-    print(f"{name}: here {here[0]:.3f} s, transformers {there[0]:.3f} s, ratio of minima {here[0] / there[0]:.2f}, "
-          f"of medians {here[middle] / there[middle]:.2f}")
+        for side, (run, pid) in enumerate([(ours, engine.pid), (theirs, os.getpid())]):
+            start = cpu_seconds(pid)
+            wall[side].append(run())
+            cpu[side].append(cpu_seconds(pid) - start)
+    for unit, (here, there) in [("wall", map(sorted, wall)), ("CPU", map(sorted, cpu))]:
+        middle = len(here) // 2
+        print(f"  {name}, {unit}: here {here[0]:.2f} s, transformers {there[0]:.2f} s, ratio of minima {here[0] / there[0]:.2f}, "
+              f"of medians {here[middle] / there[middle]:.2f}")
 
 
 for rows, width, start in [(2, 128, 1), (2, 128, 64), (8, 64, 32)]:
     batch = [random_ids(width) for _ in range(rows)]
-    ours, (loss, norm, _) = ask("train", {"rows": batch, "start": start}), transformers_train(batch, start)
+    ours, (loss, _) = ask("train", {"rows": batch, "start": start, "norm": True}), transformers_train(batch, start)
+    norm = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt().item()
     print(f"train {rows} x {width}: loss {ours['loss']:.5f} and {loss:.5f}, gradient norm {ours['gradient_norm']:.5f} and {norm:.5f}")
     compare(f"train {rows} x {width}, response from {start}",
-            lambda: ask("train", {"rows": batch, "start": start})["seconds"],
-            lambda: transformers_train(batch, start)[2])
+            lambda: ask("train", {"rows": batch, "start": start, "norm": False})["seconds"],
+            lambda: transformers_train(batch, start)[1])
 for rows in (1, 8):
     prompts = [random_ids(32) for _ in range(rows)]
     compare(f"greedy {rows} x 64 tokens", lambda: ask("greedy", {"prompts": prompts, "n": 64})["seconds"],

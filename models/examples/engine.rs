@@ -1,7 +1,7 @@
 //! The engine behind a pipe: one JSON command a line in, one JSON answer a line out.
 //!
 //! `models/benches/against_transformers.py` drives it to compare numbers and times with transformers, step by step in one
-//! run. Commands: `load`, `save`, `logits`, `greedy`, `train` (see [`Command`]).
+//! run. Commands: `load`, `save`, `logits`, `greedy`, `scalar`, `train` (see [`Command`]).
 
 #![expect(clippy::print_stdout, reason = "answers go to standard output")]
 
@@ -13,7 +13,8 @@ use std::time::Instant;
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{Error, Result, Seed};
 use farmhand_models::{
-    EncodedText, GenerateOptions, GenerationRequest, LanguageModel, TokenBatch, generate, selected_log_probs, write_safetensors,
+    EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarHead, ScalarModel, TokenBatch, generate,
+    selected_log_probs, write_safetensors,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -29,8 +30,11 @@ enum Command {
     Logits { ids: Vec<i64>, file: PathBuf },
     /// Generates `n` tokens after each prompt and answers with them and the seconds.
     Greedy { prompts: Vec<Vec<u32>>, n: u32 },
-    /// Mean negative log-probability from `start` on, and its gradients; answers with both norms and the seconds.
-    Train { rows: Vec<Vec<u32>>, start: usize },
+    /// Puts a random scalar head on the model in `from`, writes it to `to`, and answers with the rows' scores.
+    Scalar { from: PathBuf, to: PathBuf, rows: Vec<Vec<u32>> },
+    /// Mean negative log-probability from `start` on, and its gradients; answers with the loss, the norm of the gradient
+    /// when `norm` is set (it takes time too), and the seconds.
+    Train { rows: Vec<Vec<u32>>, start: usize, norm: bool },
 }
 
 fn main() -> Result<()> {
@@ -69,7 +73,17 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
             let tokens: Vec<_> = generated.into_iter().map(|generated| generated.tokens).collect();
             return Ok(json!({ "tokens": tokens, "seconds": seconds }));
         }
-        Command::Train { rows, start: response_start } => {
+        Command::Scalar { from, to, rows } => {
+            let body = LanguageModel::load(&from, Device::Cpu)?;
+            let head = ScalarHead::random(body.config().hidden_size(), Seed::root(1), Device::Cpu);
+            let model = ScalarModel::from_language_model(body, head);
+            model.save(&to)?;
+            let texts: Vec<_> = rows.into_iter().map(|ids| EncodedText { ids, response_start: 1 }).collect();
+            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu)?;
+            let scores = no_grad(|| Vec::<f32>::try_from(model.last_token_scores(&batch)).expect("one score a row"));
+            return Ok(json!({ "scores": scores }));
+        }
+        Command::Train { rows, start: response_start, norm } => {
             model.set_trainable(true);
             model.parameters().iter().for_each(|(_, tensor)| tensor.shallow_clone().zero_grad());
             let texts: Vec<_> = rows.into_iter().map(|ids| EncodedText { ids, response_start }).collect();
@@ -79,10 +93,10 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
             let loss = -selected.values.mean(Kind::Float);
             selected.backward(&loss);
             let seconds = start.elapsed().as_secs_f64();
-            let squares: f64 =
-                model.parameters().iter().map(|(_, tensor)| tensor.grad().square().sum(Kind::Double).double_value(&[])).sum();
+            let squares = |(_, tensor): &(String, Tensor)| tensor.grad().square().sum(Kind::Double).double_value(&[]);
+            let norm = norm.then(|| model.parameters().iter().map(squares).sum::<f64>().sqrt());
             model.set_trainable(false);
-            return Ok(json!({ "loss": loss.double_value(&[]), "gradient_norm": squares.sqrt(), "seconds": seconds }));
+            return Ok(json!({ "loss": loss.double_value(&[]), "gradient_norm": norm, "seconds": seconds }));
         }
     }
     Ok(json!({ "seconds": start.elapsed().as_secs_f64() }))

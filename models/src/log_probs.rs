@@ -152,8 +152,7 @@ fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, temperature: f64, c
         let mut log_probs = log_softmax(&hidden.narrow(0, start, rows), head, temperature);
         values.push(log_probs.gather(1, &targets.narrow(0, start, rows).unsqueeze(1), false).squeeze_dim(1));
         let probabilities = log_probs.exp();
-        // A token of probability 0 adds nothing, though its logarithm may be −∞.
-        let terms = log_probs.g_mul_(&probabilities).nan_to_num_(0.0, None, None);
+        let terms = log_probs.g_mul_(&probabilities);
         entropies.push(terms.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).neg());
         kept = Some(probabilities);
     }

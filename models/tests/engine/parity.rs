@@ -2,7 +2,7 @@
 
 use farmhand_core::Seed;
 use farmhand_core::types::{FinishReason, SamplingParams};
-use farmhand_models::{GenerateOptions, GenerationRequest, LanguageModel, generate};
+use farmhand_models::{EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarModel, TokenBatch, generate};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::golden;
@@ -92,6 +92,26 @@ fn a_saved_model_gives_the_same_logits_and_the_same_bytes_again() {
         assert_eq!(names.contains(&"lm_head.weight"), !model.config().is_tied(), "{case}");
         assert!(model.parameters().iter().all(|(_, tensor)| tensor.kind() == Kind::Float));
     }
+}
+
+#[test]
+fn a_sequence_classifier_of_transformers_is_a_scalar_model_with_the_same_scores() {
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        sequences: Vec<Vec<u32>>,
+        scores: Vec<f64>,
+    }
+    let dir = golden("llama_scalar");
+    let text = std::fs::read_to_string(dir.join("expected.json")).expect("a fixture");
+    let expected: Expected = serde_json::from_str(&text).expect("as make_goldens.py writes it");
+    let model = ScalarModel::load(&dir, Device::Cpu).expect("a scalar model");
+    let texts: Vec<_> = expected.sequences.into_iter().map(|ids| EncodedText { ids, response_start: 1 }).collect();
+    let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu).expect("made");
+    let scores = no_grad(|| model.last_token_scores(&batch));
+    for (row, score) in expected.scores.iter().enumerate() {
+        assert!((scores.double_value(&[row as i64]) - score).abs() < 1e-4);
+    }
+    assert!(!model.body.has_head());
 }
 
 #[test]

@@ -1,10 +1,11 @@
-"""Makes the fixtures of models/tests/parity.rs with transformers, the reference they are compared with.
+"""Makes the fixtures of models/tests/engine/parity.rs with transformers, the reference they are compared with.
 
     python models/tests/golden/make_goldens.py        (needs torch, transformers and safetensors)
 
 For every case a folder with config.json and model.safetensors (random weights, bfloat16 to keep them small; both sides
-compute in float32) and expected.json: logits of two right-padded sequences, 64 greedy tokens, and for GPT-2 and Llama the
-same under a repetition penalty. Weights are scaled up so that the greedy tokens are far from ties.
+compute in float32) and expected.json: logits of two sequences, and 64 greedy tokens after the second one with and
+without a repetition penalty. Weights are scaled up so that the greedy tokens are far from ties. The case `llama_scalar`
+is a sequence classifier with one label: expected.json has its scores at the last tokens.
 """
 
 import json
@@ -98,6 +99,20 @@ def main():
         rounded = [[[round(x, 5) for x in row] for row in rows] for rows in logits]
         (folder / "expected.json").write_text(json.dumps({"sequences": sequences, "logits": rounded, "greedy": greedy}))
         print(name, {key: len(set(tokens)) for key, tokens in greedy.items()})
+    scalar()
+
+
+def scalar():
+    folder = HERE / "llama_scalar"
+    shutil.rmtree(folder, ignore_errors=True)
+    config = LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=False, num_labels=1)
+    model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").float().eval()
+    randomise(model, 50)
+    generator = torch.Generator().manual_seed(150)
+    sequences = [torch.randint(1, 94, (n,), generator=generator).tolist() for n in (23, 9)]
+    scores = [model(torch.tensor([ids])).logits[0, 0].item() for ids in sequences]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "expected.json").write_text(json.dumps({"sequences": sequences, "scores": scores}) + "\n")
 
 
 if __name__ == "__main__":
