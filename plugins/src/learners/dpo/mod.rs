@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
+use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before, load_reference};
 
 register! {
     kind: Learner, name: "dpo", config: DpoConfig,
@@ -124,9 +124,8 @@ impl Learner for Dpo {
 
     fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let Self(config) = self;
-        let device = tch_device(ctx.device)?;
         let codec = TextCodec::load(inputs.init, config.prompt)?;
-        let policy = LanguageModel::load(inputs.init.path(), device)?;
+        let policy = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
 
         let limit = TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: policy.config().max_positions() };
         let encode = |pair: &PreferencePair| -> Result<Record<2>> {
@@ -142,7 +141,7 @@ impl Learner for Dpo {
 
         let (train, held_out) = {
             // The policy has not moved yet, so without another reference it is the reference.
-            let other = inputs.reference.map(|checkpoint| LanguageModel::load(checkpoint.path(), device)).transpose()?;
+            let other = inputs.reference.map(|checkpoint| load_reference(checkpoint, &policy)).transpose()?;
             let reference = other.as_ref().unwrap_or(&policy);
             let pairs = |records, name| Pairs::new(records, name, reference, &codec, config, ctx);
             (pairs(train, "reference_log_probs.jsonl")?, pairs(held_out, "held_out_reference_log_probs.jsonl")?)

@@ -36,7 +36,7 @@ pub use self::config::{PpoConfig, ValueInit};
 use self::sampling::Sampler;
 use self::update::{targets, update};
 use self::value_start::starting_value_model;
-use crate::training::{Record, TokenLimit, admit};
+use crate::training::{Record, TokenLimit, admit, load_reference};
 
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
@@ -74,12 +74,14 @@ impl Learner for Ppo {
         let device = tch_device(ctx.device)?;
         let codec = TextCodec::load(inputs.init, config.prompt)?;
         let policy = LanguageModel::load(inputs.init.path(), device)?;
-        let prompts = fitting_prompts(instructions, &policy, &codec, config, ctx)?;
         let reference = match inputs.reference {
-            Some(checkpoint) => LanguageModel::load(checkpoint.path(), device)?,
+            Some(checkpoint) => load_reference(checkpoint, &policy)?,
             None => policy.copy()?,
         };
         let value = starting_value_model(config.value_init, inputs.init, reward_model, device)?;
+        // The value model may be another model with a shorter context.
+        let context = policy.config().max_positions().min(value.body.config().max_positions());
+        let prompts = fitting_prompts(instructions, context, &codec, config, ctx)?;
         policy.set_trainable(true);
         value.set_trainable(true);
 
@@ -164,15 +166,15 @@ impl Learner for Ppo {
     }
 }
 
-/// The prompts of the instructions that leave room for a whole response.
+/// The prompts of the instructions that leave room for a whole response in a context of `context` tokens.
 fn fitting_prompts(
     instructions: &[Instruction],
-    policy: &LanguageModel,
+    context: usize,
     codec: &TextCodec,
     config: &PpoConfig,
     ctx: &RunContext<'_>,
 ) -> Result<Vec<Record<1>>> {
-    let (context, response) = (policy.config().max_positions(), config.max_new_tokens as usize);
+    let response = config.max_new_tokens as usize;
     if response >= context {
         return Err(Error::invalid_config(format!(
             "`max_new_tokens` = {response} leaves no room for a prompt in the model's context of {context} tokens"
