@@ -7,12 +7,14 @@
 //! * [`Leaderboard`]: one row a model, as Markdown, CSV, JSON or plain text.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
+//! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
 
 pub mod charts;
 
 mod html;
 mod leaderboard;
 mod number;
+mod parquet;
 mod report;
 mod run_files;
 mod table;
@@ -21,5 +23,6 @@ mod table;
 mod fixture;
 
 pub use leaderboard::{Entry, Leaderboard};
+pub use parquet::{Record, read_parquet_records, write_parquet_records};
 pub use report::{ReportSummary, write_report};
 pub use run_files::{ModelFiles, RunFiles, Scalars, read_reports};

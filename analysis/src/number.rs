@@ -31,7 +31,7 @@ pub(crate) fn tick(value: f64, step: f64) -> String {
         return significant(value);
     }
     let largest = value.abs().max(step);
-    if largest >= 1e6 || largest < 1e-4 {
+    if !(1e-4..1e6).contains(&largest) {
         let text = format!("{value:.1e}");
         return if value == 0.0 { "0".to_owned() } else { text.replace(".0e", "e") };
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use farmhand_core::types::{Completion, EvalReport, Judgement};
 use farmhand_core::{Error, Event, Result};
@@ -138,7 +138,7 @@ fn open_optional(path: &Path) -> Result<Option<std::io::BufReader<std::fs::File>
 }
 
 /// Reads records from JSON lines; no file, no records.
-fn read_jsonl<T: DeserializeOwned>(path: &PathBuf) -> Result<Vec<T>> {
+fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let Some(reader) = open_optional(path)? else { return Ok(Vec::new()) };
     let mut records = Vec::new();
     for (index, line) in reader.lines().enumerate() {
