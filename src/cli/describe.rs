@@ -41,7 +41,8 @@ fn named(name: &str) -> Result<Vec<Subject>> {
         Some((kind, bare)) => (ComponentKind::from_key(kind), bare),
         None => (None, name),
     };
-    let found: Vec<Subject> = in_order().filter(|info| info.name == bare && kind.is_none_or(|kind| kind == info.kind)).map(component).collect();
+    let found: Vec<Subject> =
+        in_order().filter(|info| info.name == bare && kind.is_none_or(|kind| kind == info.kind)).map(component).collect();
     if found.is_empty() {
         let mut known: Vec<&str> = components().iter().map(|info| info.name).collect();
         known.push("experiment");
@@ -76,7 +77,8 @@ fn experiment() -> Subject {
 /// The defaults that stand in the schema itself.
 fn experiment_defaults(schema: &Value) -> Value {
     let properties = schema.get("properties").and_then(Value::as_object);
-    let defaults = properties.into_iter().flatten().filter_map(|(key, option)| Some((key.clone(), option.get("default")?.clone())));
+    let defaults =
+        properties.into_iter().flatten().filter_map(|(key, option)| Some((key.clone(), option.get("default")?.clone())));
     Value::Object(defaults.collect())
 }
 
@@ -130,7 +132,12 @@ fn markdown(subjects: &[Subject]) -> String {
         text += "\n| option | takes | default | meaning |\n| --- | --- | --- | --- |\n";
         for row in &subject.rows {
             let default = row.default.as_ref().map_or("unset".to_owned(), |default| format!("`{}`", default.replace('|', "\\|")));
-            text += &format!("| `{}` | {} | {default} | {} |\n", row.path, row.takes.replace('|', "\\|"), row.meaning.replace('|', "\\|"));
+            text += &format!(
+                "| `{}` | {} | {default} | {} |\n",
+                row.path,
+                row.takes.replace('|', "\\|"),
+                row.meaning.replace('|', "\\|")
+            );
         }
     }
     text

@@ -20,7 +20,9 @@ pub(super) fn init(args: &InitArgs) -> Result<()> {
     for method in &args.methods {
         text += &method_table(method)?;
     }
-    farmhand_core::run::write_atomic(&args.path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::io("write", &args.path, error)))?;
+    farmhand_core::run::write_atomic(&args.path, |out| {
+        out.write_all(text.as_bytes()).map_err(|error| Error::io("write", &args.path, error))
+    })?;
     super::print(&format!("wrote {}; run it with `farmhand run {}`\n", args.path.display(), args.path.display()))
 }
 
@@ -42,10 +44,12 @@ fn without_methods(text: &str) -> String {
 
 /// `[methods.NAME]` with every option of the component at its default and what it means.
 fn method_table(name: &str) -> Result<String> {
-    let info = find_component(ComponentKind::Learner, name).or_else(|| find_component(ComponentKind::Policy, name)).ok_or_else(|| {
-        let (message, hint) = unknown_component(ComponentKind::Learner, name);
-        Error::invalid_config(message).with_hint(hint)
-    })?;
+    let info = find_component(ComponentKind::Learner, name).or_else(|| find_component(ComponentKind::Policy, name)).ok_or_else(
+        || {
+            let (message, hint) = unknown_component(ComponentKind::Learner, name);
+            Error::invalid_config(message).with_hint(hint)
+        },
+    )?;
     let schema: Value = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
     let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("options are JSON");
     let mut text = format!("\n# {}\n[methods.{name}.{}.{name}]\n", info.summary, info.kind.key());

@@ -26,17 +26,23 @@ pub(super) fn learn(
     let reference = reference.map(|path| open_model(path, &args.common)).transpose()?;
     let reward_model = reward_model.map(Checkpoint::open).transpose()?;
     let options = json!({ "learner": serde_json::to_value(&spec).expect("options are JSON"), "skip_bad_records": args.common.skip_bad_records });
-    let others = [args.validation.as_deref(), reference.as_ref().map(Checkpoint::path), reward_model.as_ref().map(Checkpoint::path)];
+    let others =
+        [args.validation.as_deref(), reference.as_ref().map(Checkpoint::path), reward_model.as_ref().map(Checkpoint::path)];
     let inputs: Vec<&Path> = [init.path(), args.data.as_path()].into_iter().chain(others.into_iter().flatten()).collect();
     let folder = StageFolder::open(method, &args.out, &args.common, options, &inputs, terminal)?;
     let working_dir = Path::new(".");
     folder.work(|ctx| {
-        let build = BuildContext { policy: Some(&init), reward_model: reward_model.as_ref(), ..BuildContext::new(ctx.device, working_dir) };
+        let build = BuildContext {
+            policy: Some(&init),
+            reward_model: reward_model.as_ref(),
+            ..BuildContext::new(ctx.device, working_dir)
+        };
         let mut learner = spec.build(&build)?;
         let requires = learner.requires();
         let reading = read_options(args.common.skip_bad_records);
         let feedback = OwnedFeedback::read(requires.feedback, &args.data, &reading, ctx)?;
-        let validation = args.validation.as_ref().map(|path| OwnedFeedback::read(requires.feedback, path, &reading, ctx)).transpose()?;
+        let validation =
+            args.validation.as_ref().map(|path| OwnedFeedback::read(requires.feedback, path, &reading, ctx)).transpose()?;
         let mut scorer = match &reward_model {
             Some(_) if requires.reward_model => Some(RewardModelSpec::from_json("bradley_terry", "{}")?.build(&build)?),
             _ => None,

@@ -54,7 +54,8 @@ pub fn main(cli: &Cli) -> ExitCode {
 #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
 fn report_error(error: &Error, json: bool) {
     if json {
-        let value = serde_json::json!({ "error": { "kind": error.kind().label(), "message": error.to_string(), "hint": error.hint() } });
+        let value =
+            serde_json::json!({ "error": { "kind": error.kind().label(), "message": error.to_string(), "hint": error.hint() } });
         eprintln!("{value}");
         return;
     }
@@ -72,7 +73,9 @@ fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", std::path::Path::new("stdout"), error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", std::path::Path::new("stdout"), error))
+        }
         _ => Ok(()),
     }
 }

@@ -65,8 +65,18 @@ fn variant_names(variant: &Value) -> Vec<String> {
     let with_data = variant.get("properties").and_then(Value::as_object).into_iter().flatten();
     with_data
         .map(|(name, data)| {
-            let fields: Vec<&str> = data.get("properties").and_then(Value::as_object).into_iter().flat_map(|t| t.keys()).map(String::as_str).collect();
-            if fields.is_empty() { format!("{{ {name} = {} }}", takes(data)) } else { format!("{{ {name} = {{ {} }} }}", fields.join(", ")) }
+            let fields: Vec<&str> = data
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|t| t.keys())
+                .map(String::as_str)
+                .collect();
+            if fields.is_empty() {
+                format!("{{ {name} = {} }}", takes(data))
+            } else {
+                format!("{{ {name} = {{ {} }} }}", fields.join(", "))
+            }
         })
         .collect()
 }
@@ -109,7 +119,8 @@ pub(super) fn toml_text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::Object(table) => {
-            let entries: Vec<String> = table.iter().filter_map(|(key, value)| Some(format!("{key} = {}", toml_text(value)?))).collect();
+            let entries: Vec<String> =
+                table.iter().filter_map(|(key, value)| Some(format!("{key} = {}", toml_text(value)?))).collect();
             Some(if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) })
         }
         Value::Array(items) => Some(format!("[{}]", items.iter().filter_map(toml_text).collect::<Vec<_>>().join(", "))),
@@ -127,7 +138,13 @@ mod tests {
             let schema: Value = serde_json::from_str(&(info.schema)()).expect("JSON");
             let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("JSON");
             for row in option_rows(&schema, &defaults) {
-                assert!(!row.meaning.is_empty(), "{} `{}`: option `{}` has no documentation", info.kind.noun(), info.name, row.path);
+                assert!(
+                    !row.meaning.is_empty(),
+                    "{} `{}`: option `{}` has no documentation",
+                    info.kind.noun(),
+                    info.name,
+                    row.path
+                );
                 assert!(!row.takes.is_empty(), "{} `{}`: option `{}` has no type", info.kind.noun(), info.name, row.path);
             }
         }

@@ -26,7 +26,8 @@ pub(super) fn print_leaderboard(run: &Path, cli: &Cli) -> Result<()> {
     let leaderboard = Leaderboard::load(&[run])?;
     let page = run.join("report/index.html");
     if cli.json {
-        let rows: serde_json::Value = serde_json::from_str(&leaderboard.json()).map_err(|e| Error::other("the leaderboard is not JSON").with_source(e))?;
+        let rows: serde_json::Value =
+            serde_json::from_str(&leaderboard.json()).map_err(|e| Error::other("the leaderboard is not JSON").with_source(e))?;
         return super::print_json(&json!({ "leaderboard": rows, "report": page }));
     }
     super::print(&format!("\n{}\nreport: {}\n", leaderboard.terminal(), page.display()))

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use farmhand_core::data::{self, PairsPerInstruction};
 use farmhand_core::types::Completion;
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Device, EvaluationInputs, EvaluatorSpec, PolicySpec, Result, RewardModelSpec,
-    RunContext,
+    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Device, EvaluationInputs, EvaluatorSpec, PolicySpec, Result,
+    RewardModelSpec, RunContext,
 };
 use serde_json::{Value, json};
 
@@ -36,7 +36,10 @@ fn print_files(out: &Path, names: &[&str], cli: &Cli) -> Result<()> {
 pub(super) fn sample(args: &SampleArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let sampling = sampling(&args.sampling, args.n)?;
     if args.n < 2 {
-        return Err(farmhand_core::Error::invalid_config(format!("`-n {}`: pairs need at least 2 answers an instruction", args.n)));
+        return Err(farmhand_core::Error::invalid_config(format!(
+            "`-n {}`: pairs need at least 2 answers an instruction",
+            args.n
+        )));
     }
     let pairs = if args.all_pairs { PairsPerInstruction::All } else { PairsPerInstruction::One };
     let spec = policy_spec("causal_lm", &args.common)?;
@@ -84,7 +87,13 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
         let summary = AnnotationSummary::of(&judgements);
         ctx.events.info(&format!(
             "  first {}, second {}, ties {}, failed {}, from cache {}, noise {}, {:.4} dollars",
-            summary.n_first, summary.n_second, summary.n_ties, summary.n_failed, summary.n_cached, summary.n_noised, summary.cost_usd
+            summary.n_first,
+            summary.n_second,
+            summary.n_ties,
+            summary.n_failed,
+            summary.n_cached,
+            summary.n_noised,
+            summary.cost_usd
         ));
         pipeline::write_preferences(&judgements, ctx).map(|_| ())
     })?;
@@ -96,7 +105,8 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
     let spec = annotator_spec(&args.annotator, &args.common)?;
     let model = args.model.as_ref().map(|path| open_model(path, &args.common)).transpose()?;
     let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
-    let mut inputs: Vec<&Path> = [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut inputs: Vec<&Path> =
+        [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
     inputs.extend([&model, &reward_model].into_iter().flatten().map(Checkpoint::path));
     let options = if args.judgements.is_some() { Value::Null } else { to_json(&spec) };
     let folder = StageFolder::open("evaluate", &args.out, &args.common, options, &inputs, terminal)?;
@@ -130,14 +140,13 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
         let name = |generator: Option<&String>| generator.cloned();
         let evaluated = first.and_then(|j| name(j.comparison.generator_2.as_ref())).unwrap_or_else(|| "model".to_owned());
         let reference = first.and_then(|j| name(j.comparison.generator_1.as_ref())).unwrap_or_else(|| "reference".to_owned());
-        let judge = first.and_then(|j| j.annotation()).map_or_else(|| args.annotator.clone(), |annotation| annotation.annotator.clone());
+        let judge =
+            first.and_then(|j| j.annotation()).map_or_else(|| args.annotator.clone(), |annotation| annotation.annotator.clone());
         let mut names = vec!["win_rate"];
         names.extend((!answers.is_empty()).then_some("length"));
         names.extend((!rewards.is_empty()).then_some("mean_reward"));
-        let evaluators = names
-            .into_iter()
-            .map(|name| EvaluatorSpec::from_json(name, "{}")?.build(&build))
-            .collect::<Result<Vec<_>>>()?;
+        let evaluators =
+            names.into_iter().map(|name| EvaluatorSpec::from_json(name, "{}")?.build(&build)).collect::<Result<Vec<_>>>()?;
         let inputs = EvaluationInputs { model: &evaluated, completions: &answers, judgements: &judgements, rewards: &rewards };
         pipeline::measure(&evaluators, &inputs, (&reference, &judge), ctx).map(|_| ())
     })?;

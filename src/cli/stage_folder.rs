@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use farmhand_core::config::check_against_schema;
 use farmhand_core::component::{find_component, unknown_component};
+use farmhand_core::config::check_against_schema;
 use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{Checkpoint, ComponentKind, Device, Error, Problem, Result, RunContext, Seed};
@@ -40,7 +40,14 @@ impl From<DeviceArg> for Device {
 
 impl StageFolder {
     /// Opens and locks the output folder.
-    pub(super) fn open(name: &str, out: &Path, common: &Common, options: Value, inputs: &[&Path], terminal: Terminal) -> Result<Self> {
+    pub(super) fn open(
+        name: &str,
+        out: &Path,
+        common: &Common,
+        options: Value,
+        inputs: &[&Path],
+        terminal: Terminal,
+    ) -> Result<Self> {
         farmhand_models::configure_threads(common.threads);
         let mut inputs = inputs.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
         inputs.sort();
@@ -64,9 +71,11 @@ impl StageFolder {
         }
         let stage: StageDir = self.run.begin(&self.plan, status)?;
         let ctx = self.session.context(&stage, Seed::root(self.seed).child(STAGE, 0));
-        work(&ctx).map_err(|error| {
-            if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error }
-        })?;
+        work(&ctx).map_err(
+            |error| {
+                if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error }
+            },
+        )?;
         self.run.finish(&self.plan, &stage)
     }
 }
@@ -74,10 +83,14 @@ impl StageFolder {
 /// An output folder is new, empty, or one that this command made.
 fn refuse_foreign(out: &Path) -> Result<()> {
     let made_here = out.join("manifest.json").is_file() || out.join("state").is_dir();
-    let holds_files = std::fs::read_dir(out).is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() != ".lock" && entry.file_name() != "events.jsonl"));
+    let holds_files = std::fs::read_dir(out)
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() != ".lock" && entry.file_name() != "events.jsonl"));
     if holds_files && !made_here {
-        return Err(Error::invalid_config(format!("the output folder `{}` holds files that farmhand did not write", out.display()))
-            .with_hint("name a new or empty folder"));
+        return Err(Error::invalid_config(format!(
+            "the output folder `{}` holds files that farmhand did not write",
+            out.display()
+        ))
+        .with_hint("name a new or empty folder"));
     }
     Ok(())
 }

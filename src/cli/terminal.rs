@@ -55,7 +55,9 @@ impl Terminal {
             Some(_) => format!("  {{prefix:22}} {{bar:30}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}"),
             None => format!("  {{prefix:22}} {{spinner}} {{pos}} {unit}  {{per_sec}}  {{msg}}"),
         };
-        bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
+        bar.set_style(
+            ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "),
+        );
         bar.set_prefix(phase.clone());
         bar.enable_steady_tick(Duration::from_millis(200));
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(phase, Phase { bar, unit });

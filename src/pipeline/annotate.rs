@@ -73,7 +73,10 @@ pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &Run
         if summary.n_failed == summary.n_comparisons {
             return Err(Error::other(format!("all {} comparisons failed; the first: {reason} ({kind})", summary.n_failed)));
         }
-        ctx.events.warn(&format!("{} of {} comparisons have no verdict; the first: {reason} ({kind})", summary.n_failed, summary.n_comparisons));
+        ctx.events.warn(&format!(
+            "{} of {} comparisons have no verdict; the first: {reason} ({kind})",
+            summary.n_failed, summary.n_comparisons
+        ));
     }
     ctx.stage.write_jsonl("judgements.jsonl", &judgements)?;
     ctx.stage.write_jsonl("summary.json", std::slice::from_ref(&summary))?;

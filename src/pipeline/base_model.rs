@@ -5,7 +5,9 @@ use std::path::Path;
 use farmhand_core::config::ScratchModel;
 use farmhand_core::data::{ReadOptions, read_demonstrations};
 use farmhand_core::{Result, RunContext};
-use farmhand_models::{LanguageModel, LlamaOptions, ModelConfig, PromptFormat, TextCodec, save_checkpoint, tch_device, train_bpe};
+use farmhand_models::{
+    LanguageModel, LlamaOptions, ModelConfig, PromptFormat, TextCodec, save_checkpoint, tch_device, train_bpe,
+};
 
 /// Makes the model and writes it as the stage's checkpoint.
 ///
@@ -30,7 +32,11 @@ pub(super) fn make(sizes: &ScratchModel, demonstrations: &Path, ctx: &RunContext
         pad_token_id: Some(codec.tokenizer.pad_id()),
         ..LlamaOptions::default()
     });
-    ctx.events.info(&format!("  {:.2} M parameters, {} tokens in the vocabulary", config.n_parameters() as f64 / 1e6, config.vocab_size()));
+    ctx.events.info(&format!(
+        "  {:.2} M parameters, {} tokens in the vocabulary",
+        config.n_parameters() as f64 / 1e6,
+        config.vocab_size()
+    ));
     let model = LanguageModel::random(config, ctx.seed.child("weights", 0), tch_device(ctx.device)?)?;
     save_checkpoint(&model, &codec, "scratch", ctx).map(|_| ())
 }

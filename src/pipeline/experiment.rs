@@ -7,8 +7,8 @@ use farmhand_core::data::{self, PairsPerInstruction, ReadOptions};
 use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction};
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, Feedback, FeedbackKind, LearnerSpec, PolicySpec,
-    Problem, Result, RewardModelSpec, RunContext, Seed,
+    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, FeedbackKind, LearnerSpec,
+    PolicySpec, Problem, Result, RewardModelSpec, RunContext, Seed,
 };
 use serde_json::{Value, json};
 
@@ -47,7 +47,8 @@ fn requirement_problems(config: &ExperimentConfig, path: &Path) -> Result<Vec<Pr
             problems.push(problem.with_hint("add `[reward_model]` with `learner.reward_modeling = {}`"));
         }
         if let Some(feedback) = feedback.filter(|feedback| *feedback != requires.feedback) {
-            let message = format!("learner `{}` learns from {}, not from {}", spec.name(), requires.feedback.name(), feedback.name());
+            let message =
+                format!("learner `{}` learns from {}, not from {}", spec.name(), requires.feedback.name(), feedback.name());
             problems.push(Problem::new(&path, message));
         }
         let split = if requires.feedback == FeedbackKind::Prompts { config.data.split.unlabeled } else { 1 };
@@ -56,7 +57,11 @@ fn requirement_problems(config: &ExperimentConfig, path: &Path) -> Result<Vec<Pr
             problems.push(Problem::new(&path, message).with_hint("set `data.split.unlabeled`"));
         }
         if matches!(requires.feedback, FeedbackKind::RankedLists | FeedbackKind::Scored) {
-            let message = format!("learner `{}` learns from {}, which no stage of an experiment makes", spec.name(), requires.feedback.name());
+            let message = format!(
+                "learner `{}` learns from {}, which no stage of an experiment makes",
+                spec.name(),
+                requires.feedback.name()
+            );
             problems.push(Problem::new(&path, message).with_hint(format!("use `farmhand learn {}` on a file", spec.name())));
         }
         Ok(())
@@ -95,7 +100,13 @@ impl<'a> Experiment<'a> {
     ///
     /// # Errors
     /// When the directory is in use or cannot be written.
-    pub fn open(config: ExperimentConfig, base_dir: &Path, runs_dir: &Path, redo: bool, session: &'a mut Session) -> Result<Self> {
+    pub fn open(
+        config: ExperimentConfig,
+        base_dir: &Path,
+        runs_dir: &Path,
+        redo: bool,
+        session: &'a mut Session,
+    ) -> Result<Self> {
         let run = RunDir::open(runs_dir.join(&config.name))?;
         session.log_to(&run.path().join("events.jsonl"))?;
         let base_dir = std::path::absolute(base_dir).map_err(|error| Error::io("resolve", base_dir, error))?;
@@ -186,7 +197,8 @@ impl<'a> Experiment<'a> {
     fn prepare_data(&mut self) -> Result<()> {
         let options = to_json(&self.config.data);
         let base_dir = self.base_dir.clone();
-        let files: Vec<PathBuf> = self.config.data.file.iter().chain(self.config.data.files.values()).map(|file| base_dir.join(file)).collect();
+        let files: Vec<PathBuf> =
+            self.config.data.file.iter().chain(self.config.data.files.values()).map(|file| base_dir.join(file)).collect();
         for file in files.iter().filter(|file| !file.is_file()) {
             return Err(Error::missing_input(format!("there is no data file `{}`", file.display()))
                 .with_hint("paths in a configuration start at the configuration file's folder"));
@@ -204,7 +216,8 @@ impl<'a> Experiment<'a> {
             ModelSource::Scratch(sizes) => {
                 let train = self.input("data/sft.jsonl");
                 let options = to_json(&sizes);
-                let stage = self.stage("base", options, vec!["data/sft.jsonl".into()], |_, ctx| base_model::make(&sizes, &train, ctx))?;
+                let stage =
+                    self.stage("base", options, vec!["data/sft.jsonl".into()], |_, ctx| base_model::make(&sizes, &train, ctx))?;
                 Checkpoint::open(stage.checkpoint_dir())
             }
         }
@@ -267,14 +280,28 @@ impl<'a> Experiment<'a> {
 
     fn reward_model(&mut self, start: &Checkpoint) -> Result<Option<Checkpoint>> {
         let Some(config) = self.config.reward_model.clone() else { return Ok(None) };
-        self.learn_stage("reward-model", &config.learner, start, None).map(Some)
+        self.learn_stage("reward-model", &config.learner, start, None, config.held_out).map(Some)
     }
 
-    fn method(&mut self, name: &str, spec: &LearnerSpec, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<Checkpoint> {
-        self.learn_stage(&format!("learn-{name}"), spec, start, reward_model)
+    fn method(
+        &mut self,
+        name: &str,
+        spec: &LearnerSpec,
+        start: &Checkpoint,
+        reward_model: Option<&Checkpoint>,
+    ) -> Result<Checkpoint> {
+        self.learn_stage(&format!("learn-{name}"), spec, start, reward_model, 0.0)
     }
 
-    fn learn_stage(&mut self, stage: &str, spec: &LearnerSpec, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<Checkpoint> {
+    /// One learner on the feedback it takes, a share of which may be held out for validation.
+    fn learn_stage(
+        &mut self,
+        stage: &str,
+        spec: &LearnerSpec,
+        start: &Checkpoint,
+        reward_model: Option<&Checkpoint>,
+        held_out: f64,
+    ) -> Result<Checkpoint> {
         let build_dir = self.base_dir.clone();
         let requires = spec.build(&BuildContext::new(self.config.device, &build_dir))?.requires();
         let file = match requires.feedback {
@@ -287,11 +314,12 @@ impl<'a> Experiment<'a> {
         inputs.extend(asked.map(|checkpoint| checkpoint.path().to_owned()));
         let (file, annotator_spec) = (self.input(file), self.config.annotator.clone());
         let options = match requires.annotator {
-            true => json!({ "learner": to_json(spec), "annotator": to_json(&annotator_spec) }),
-            false => json!({ "learner": to_json(spec) }),
+            true => json!({ "learner": to_json(spec), "held_out": held_out, "annotator": to_json(&annotator_spec) }),
+            false => json!({ "learner": to_json(spec), "held_out": held_out }),
         };
         let done = self.stage(stage, options, inputs, |config, ctx| {
             let feedback = OwnedFeedback::read(requires.feedback, &file, &ReadOptions::default(), ctx)?;
+            let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
             let build = BuildContext { policy: Some(start), reward_model, ..BuildContext::new(config.device, &build_dir) };
             let mut learner = spec.build(&build)?;
             let mut scorer = asked.map(|_| reward_model_spec().build(&build)).transpose()?;
@@ -300,7 +328,7 @@ impl<'a> Experiment<'a> {
                 init: start,
                 reference: None,
                 feedback: feedback.borrow(),
-                validation: None::<Feedback<'_>>,
+                validation: validation.as_ref().map(OwnedFeedback::borrow),
                 reward_model: scorer.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
                 annotator: annotator.as_deref(),
             };
@@ -309,7 +337,13 @@ impl<'a> Experiment<'a> {
         Checkpoint::open(done.checkpoint_dir())
     }
 
-    fn generate(&mut self, name: &str, checkpoint: &Checkpoint, method: &MethodConfig, reward_model: Option<&Checkpoint>) -> Result<()> {
+    fn generate(
+        &mut self,
+        name: &str,
+        checkpoint: &Checkpoint,
+        method: &MethodConfig,
+        reward_model: Option<&Checkpoint>,
+    ) -> Result<()> {
         let spec = method.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
         let mut inputs: Vec<PathBuf> = vec!["data/eval.jsonl".into(), checkpoint.path().to_owned()];
@@ -333,8 +367,11 @@ impl<'a> Experiment<'a> {
         let evaluators =
             if config.evaluators.is_empty() { default_evaluators(reward_model.is_some()) } else { config.evaluators.clone() };
         let options = json!({ "annotator": to_json(&spec), "reference": reference, "evaluators": to_json(&evaluators) });
-        let reference_file =
-            if reference == "demonstrations" { "data/eval.jsonl".to_owned() } else { format!("generate-{reference}/completions.jsonl") };
+        let reference_file = if reference == "demonstrations" {
+            "data/eval.jsonl".to_owned()
+        } else {
+            format!("generate-{reference}/completions.jsonl")
+        };
         let answers_file = format!("generate-{name}/completions.jsonl");
         let mut inputs: Vec<PathBuf> = vec![answers_file.clone().into(), reference_file.clone().into(), start.path().to_owned()];
         inputs.extend(reward_model.map(|model| model.path().to_owned()));

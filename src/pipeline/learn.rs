@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use farmhand_core::data::{ReadOptions, ReadReport, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists, read_scored_completions};
+use farmhand_core::data::{
+    Share, split,
+    ReadOptions, ReadReport, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists,
+    read_scored_completions,
+};
 use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
 use farmhand_core::{
-    Annotator, Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RewardModel, RunContext,
+    Annotator, Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RewardModel, RunContext, Seed,
 };
 
 /// Feedback of any kind, owned.
@@ -30,14 +34,40 @@ impl OwnedFeedback {
     /// When the file cannot be read as such.
     pub fn read(kind: FeedbackKind, path: &Path, options: &ReadOptions, ctx: &RunContext<'_>) -> Result<Self> {
         let (feedback, report) = match kind {
-            FeedbackKind::Demonstrations => read_demonstrations(path, options).map(|(items, report)| (Self::Demonstrations(items), report)),
-            FeedbackKind::Preferences => read_preference_pairs(path, options).map(|(items, report)| (Self::Preferences(items), report)),
-            FeedbackKind::RankedLists => read_ranked_lists(path, options).map(|(items, report)| (Self::RankedLists(items), report)),
+            FeedbackKind::Demonstrations => {
+                read_demonstrations(path, options).map(|(items, report)| (Self::Demonstrations(items), report))
+            }
+            FeedbackKind::Preferences => {
+                read_preference_pairs(path, options).map(|(items, report)| (Self::Preferences(items), report))
+            }
+            FeedbackKind::RankedLists => {
+                read_ranked_lists(path, options).map(|(items, report)| (Self::RankedLists(items), report))
+            }
             FeedbackKind::Scored => read_scored_completions(path, options).map(|(items, report)| (Self::Scored(items), report)),
             FeedbackKind::Prompts => read_instructions(path, options).map(|(items, report)| (Self::Prompts(items), report)),
         }?;
         note_left_out(&report, ctx);
         Ok(feedback)
+    }
+
+    /// Splits off a share of the pairs for validation, whole instructions at a time. Other kinds of feedback, a share of 0, and
+    /// sets too small to give any stay whole.
+    ///
+    /// # Errors
+    /// When the share is not a fraction.
+    pub fn hold_out(self, share: f64, seed: Seed) -> Result<(Self, Option<Self>)> {
+        match self {
+            Self::Preferences(pairs) if share > 0.0 => {
+                let parts = split(pairs, &[("held out", Share::Fraction(share)), ("rest", Share::Rest)], seed)?;
+                let [held_out, rest]: [Vec<PreferencePair>; 2] = parts.try_into().expect("two parts");
+                match (held_out.is_empty(), rest.is_empty()) {
+                    (true, _) => Ok((Self::Preferences(rest), None)),
+                    (false, true) => Ok((Self::Preferences(held_out), None)),
+                    (false, false) => Ok((Self::Preferences(rest), Some(Self::Preferences(held_out)))),
+                }
+            }
+            other => Ok((other, None)),
+        }
     }
 
     /// The feedback, borrowed.
@@ -82,7 +112,8 @@ pub struct Offered<'a> {
 pub fn learn(learner: &mut dyn Learner, name: &str, offered: Offered<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let requires = learner.requires();
     if offered.feedback.kind() != requires.feedback {
-        let message = format!("learner `{name}` learns from {}, got {}", requires.feedback.name(), offered.feedback.kind().name());
+        let message =
+            format!("learner `{name}` learns from {}, got {}", requires.feedback.name(), offered.feedback.kind().name());
         return Err(Error::missing_input(message));
     }
     if offered.feedback.is_empty() {
@@ -90,7 +121,8 @@ pub fn learn(learner: &mut dyn Learner, name: &str, offered: Offered<'_>, ctx: &
     }
     let reward_model = offered.reward_model.filter(|_| requires.reward_model);
     if requires.reward_model && reward_model.is_none() {
-        return Err(Error::missing_input(format!("learner `{name}` needs a reward model")).with_hint("give one with `--reward-model DIR`"));
+        return Err(Error::missing_input(format!("learner `{name}` needs a reward model"))
+            .with_hint("give one with `--reward-model DIR`"));
     }
     let annotator = offered.annotator.filter(|_| requires.annotator);
     if requires.annotator && annotator.is_none() {
@@ -104,7 +136,9 @@ pub fn learn(learner: &mut dyn Learner, name: &str, offered: Offered<'_>, ctx: &
         reward_model,
         annotator,
     };
-    let checkpoint = learner.learn(inputs, ctx).map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) })?;
+    let checkpoint = learner
+        .learn(inputs, ctx)
+        .map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) })?;
     let kind = checkpoint.kind()?;
     if kind != requires.produces {
         return Err(Error::broken_contract(format!("learner `{name}` made a {kind:?}, it promised a {:?}", requires.produces)));

@@ -6,7 +6,7 @@ use std::path::Path;
 use farmhand_core::Result;
 use farmhand_core::config::{ExperimentConfig, ModelSource};
 use farmhand_core::run::Manifest;
-use farmhand_models::{LlamaOptions, ModelConfig};
+use farmhand_models::{LlamaOptions, ModelConfig, Workload, estimate_memory};
 use serde::Serialize;
 
 /// One stage of a plan.
@@ -27,13 +27,18 @@ pub struct RunPlan {
     pub stages: Vec<PlannedStage>,
     /// Parameters of the model.
     pub n_parameters: usize,
-    /// Bytes of one copy of the weights.
-    pub weight_bytes: usize,
-    /// Bytes a learner with one trained copy needs: weights, gradients and two moments, without activations.
-    pub training_bytes: usize,
-    /// Bytes PPO needs, the hungriest of the learners: trained policy and value model, reference and reward model.
-    pub ppo_bytes: usize,
+    /// Bytes of one copy of the weights (f32).
+    pub weight_bytes: u64,
+    /// Bytes a learner takes that trains one copy of the model, with 4096 tokens in a forward pass.
+    pub training_bytes: u64,
+    /// Bytes PPO takes, the hungriest of the learners: policy and value model trained, reference and reward model frozen.
+    pub ppo_bytes: u64,
+    /// Bytes sampling takes, with 64 sequences of full length at a time.
+    pub sampling_bytes: u64,
 }
+
+/// Tokens in one forward pass that the estimate assumes; the learners' default.
+const MICRO_BATCH_TOKENS: usize = 4096;
 
 /// Plans a run without doing anything.
 ///
@@ -54,14 +59,19 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path) -> Resul
         }),
     };
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
-    let stages = stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
-    let weight_bytes = 4 * model.n_parameters();
+    let stages =
+        stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
+    let bytes = |workload| estimate_memory(&model, workload).total();
+    let training_bytes = bytes(Workload::Training { tokens: MICRO_BATCH_TOKENS });
+    let scoring_bytes = bytes(Workload::Scoring { tokens: MICRO_BATCH_TOKENS });
+    let length = model.max_positions().min(512);
     Ok(RunPlan {
         stages: stages.collect(),
         n_parameters: model.n_parameters(),
-        weight_bytes,
-        training_bytes: 4 * weight_bytes,
-        ppo_bytes: 2 * 4 * weight_bytes + 2 * weight_bytes,
+        weight_bytes: 4 * model.n_parameters() as u64,
+        training_bytes,
+        ppo_bytes: 2 * training_bytes + 2 * scoring_bytes,
+        sampling_bytes: bytes(Workload::Generation { rows: 64, length }),
     })
 }
 
@@ -80,7 +90,10 @@ fn stage_names(config: &ExperimentConfig) -> Vec<(String, String)> {
     if let Some(sft) = &config.sft {
         push("sft".to_owned(), format!("`{}` on {}", sft.learner.name(), records("sft", split.sft)));
     }
-    push("sample".to_owned(), format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference)));
+    push(
+        "sample".to_owned(),
+        format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference)),
+    );
     push("annotate".to_owned(), format!("`{}` on the pairs", config.annotator.name()));
     if let Some(stage) = &config.reward_model {
         push("reward-model".to_owned(), format!("`{}` on the preferences", stage.learner.name()));
@@ -108,9 +121,19 @@ impl fmt::Display for RunPlan {
             let status = if stage.done { "done" } else { "to do" };
             writeln!(f, "  {:width$}  {status:5}  {}", stage.name, stage.work)?;
         }
-        let megabytes = |bytes: usize| bytes as f64 / 1e6;
-        writeln!(f, "\nmodel: {:.2} M parameters, {:.1} MB a copy (f32)", self.n_parameters as f64 / 1e6, megabytes(self.weight_bytes))?;
-        writeln!(f, "memory without activations: {:.1} MB for a learner with one trained copy,", megabytes(self.training_bytes))?;
-        writeln!(f, "  {:.1} MB for PPO (policy and value model trained, reference and reward model frozen)", megabytes(self.ppo_bytes))
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        writeln!(
+            f,
+            "\nmodel: {:.2} M parameters, {:.1} MB a copy (f32)",
+            self.n_parameters as f64 / 1e6,
+            megabytes(self.weight_bytes)
+        )?;
+        writeln!(
+            f,
+            "memory, estimated: {:.0} MB to train one copy with {MICRO_BATCH_TOKENS} tokens in a pass,",
+            megabytes(self.training_bytes)
+        )?;
+        writeln!(f, "  {:.0} MB for PPO (policy, value model, reference, reward model),", megabytes(self.ppo_bytes))?;
+        writeln!(f, "  {:.0} MB to sample 64 sequences at a time", megabytes(self.sampling_bytes))
     }
 }

@@ -2,7 +2,10 @@
 
 use farmhand_core::types::Demonstration;
 use farmhand_core::{Checkpoint, Result, RunContext};
-use farmhand_models::{Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad, sequence_sums, tch_device};
+use farmhand_models::{
+    Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad, sequence_sums,
+    tch_device,
+};
 use serde::Serialize;
 
 /// The score of one record.
@@ -35,7 +38,9 @@ pub fn score_records(
     let ending = if codec.format == PromptFormat::None { Ending::Open } else { Ending::WithEos };
     let mut encoded = Vec::with_capacity(records.len());
     for (i, record) in records.iter().enumerate() {
-        let text = codec.encode(&record.instruction, &record.output, ending).map_err(|error| error.context(format_args!("record {i}")))?;
+        let text = codec
+            .encode(&record.instruction, &record.output, ending)
+            .map_err(|error| error.context(format_args!("record {i}")))?;
         model.check_length(text.ids.len()).map_err(|error| error.context(format_args!("record {i}")))?;
         encoded.push(text);
     }

@@ -34,7 +34,8 @@ fn list_and_describe_show_components() {
     for name in ["sft", "dpo", "ppo", "reward_modeling"] {
         assert!(list.contains(name), "{list}");
     }
-    let json: serde_json::Value = serde_json::from_str(&farmhand(dir.path(), &["list", "--json"]).expect_success().stdout).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_str(&farmhand(dir.path(), &["list", "--json"]).expect_success().stdout).expect("JSON");
     assert!(json.as_array().is_some_and(|all| all.len() > 8));
     let dpo = farmhand(dir.path(), &["describe", "dpo"]).expect_success().stdout;
     assert!(dpo.contains("beta = 0.1") && dpo.contains("https://arxiv.org/abs/2305.18290"), "{dpo}");
@@ -76,7 +77,10 @@ fn mistakes_in_a_configuration_are_located_all_at_once() {
     farmhand(dir.path(), &["run", "nowhere.toml"]).expect_error(&["cannot read the configuration `nowhere.toml`"], None);
     std::fs::write(dir.path().join("syntax.toml"), "name = = 1\n").expect("written");
     farmhand(dir.path(), &["run", "syntax.toml"]).expect_error(&["syntax.toml:1:8: not TOML"], None);
-    let without = text.replace("[reward_model.learner.reward_modeling]\nepochs = 1\nbatch_size = 8\nsave_every = 2\noptim = { lr = 1e-3 }\n", "");
+    let without = text.replace(
+        "[reward_model.learner.reward_modeling]\nepochs = 1\nbatch_size = 8\nsave_every = 2\noptim = { lr = 1e-3 }\n",
+        "",
+    );
     assert_ne!(without, text);
     std::fs::write(dir.path().join("without.toml"), without).expect("written");
     farmhand(dir.path(), &["run", "without.toml"]).expect_error(&["learner `ppo` needs a reward model"], Some("[reward_model]"));
@@ -85,7 +89,8 @@ fn mistakes_in_a_configuration_are_located_all_at_once() {
 
 /// Makes a tiny model by running the first two stages of the tiny experiment, and gives its folder.
 fn tiny_model(dir: &Path) -> String {
-    farmhand(dir, &["run", &tiny(), "--set", "data.split.eval=2", "--set", "sft.learner.sft.epochs=1", "--quiet"]).expect_success();
+    farmhand(dir, &["run", &tiny(), "--set", "data.split.eval=2", "--set", "sft.learner.sft.epochs=1", "--quiet"])
+        .expect_success();
     "runs/tiny/sft".to_owned()
 }
 
@@ -97,24 +102,36 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
     let write = |name: &str, text: &str| std::fs::write(at(name), text).expect("written");
 
     // Scores of records in two forms.
-    write("records.jsonl", "{\"prompt\":\"Say red.\",\"completion\":\" Red.\"}\n{\"prompt\":\"Say blue.\",\"completion\":\" Blue, blue.\"}\n");
-    let scores = farmhand(dir.path(), &["score", "--model", &model, "--data", "records.jsonl", "--template", "none", "-q"]).expect_success().stdout;
+    write(
+        "records.jsonl",
+        "{\"prompt\":\"Say red.\",\"completion\":\" Red.\"}\n{\"prompt\":\"Say blue.\",\"completion\":\" Blue, blue.\"}\n",
+    );
+    let scores = farmhand(dir.path(), &["score", "--model", &model, "--data", "records.jsonl", "--template", "none", "-q"])
+        .expect_success()
+        .stdout;
     let lines: Vec<serde_json::Value> = scores.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 2);
-    assert!(lines.iter().all(|line| line["sum_log_prob"].as_f64().is_some_and(|sum| sum < 0.0) && line["n_tokens"].as_u64() > Some(0)));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["sum_log_prob"].as_f64().is_some_and(|sum| sum < 0.0) && line["n_tokens"].as_u64() > Some(0))
+    );
 
     // Wrong data.
     write("bad.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":\n");
     farmhand(dir.path(), &["score", "--model", &model, "--data", "bad.jsonl"]).expect_error(&["`bad.jsonl`", "line 2"], None);
     write("empty.jsonl", "");
-    farmhand(dir.path(), &["sft", "--model", &model, "--data", "empty.jsonl", "--out", "o1"]).expect_error(&["empty.jsonl"], None);
+    farmhand(dir.path(), &["sft", "--model", &model, "--data", "empty.jsonl", "--out", "o1"])
+        .expect_error(&["empty.jsonl"], None);
     farmhand(dir.path(), &["sft", "--model", &model, "--data", "none.jsonl", "--out", "o1"]).expect_error(&["none.jsonl"], None);
     let long = format!("{{\"instruction\":\"{}\",\"output\":\"x\"}}\n", "word ".repeat(400));
     write("long.jsonl", &long);
-    farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"]).expect_error(&["403 tokens", "159"], None);
+    farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"])
+        .expect_error(&["403 tokens", "159"], None);
 
     // Wrong models.
-    farmhand(dir.path(), &["score", "--model", "nowhere", "--data", "records.jsonl"]).expect_error(&["there is no model folder `nowhere`"], None);
+    farmhand(dir.path(), &["score", "--model", "nowhere", "--data", "records.jsonl"])
+        .expect_error(&["there is no model folder `nowhere`"], None);
     let copy = |name: &str| {
         let (from, to) = (at("runs/tiny/sft/checkpoint"), at(name));
         std::fs::create_dir_all(&to).expect("made");
@@ -129,7 +146,8 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
     let truncated = copy("truncated").join("model.safetensors");
     let bytes = std::fs::read(&truncated).expect("readable");
     std::fs::write(&truncated, &bytes[..bytes.len() / 2]).expect("truncated");
-    farmhand(dir.path(), &["score", "--model", "truncated", "--data", "records.jsonl"]).expect_error(&["truncated/model.safetensors"], None);
+    farmhand(dir.path(), &["score", "--model", "truncated", "--data", "records.jsonl"])
+        .expect_error(&["truncated/model.safetensors"], None);
     let unknown = copy("unknown").join("config.json");
     let text = std::fs::read_to_string(&unknown).expect("readable");
     std::fs::write(&unknown, text.replace("llama", "mamba").replace("Llama", "Mamba")).expect("written");
@@ -161,13 +179,32 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
 
     // Sample, annotate, generate, evaluate on files.
     write("instructions.jsonl", "{\"instruction\":\"List three colours.\"}\n{\"instruction\":\"Say hello.\"}\n");
-    farmhand(dir.path(), &["sample", "--model", &model, "--data", "instructions.jsonl", "--out", "s", "--max-new-tokens", "12", "-n", "4"]).expect_success();
+    farmhand(
+        dir.path(),
+        &["sample", "--model", &model, "--data", "instructions.jsonl", "--out", "s", "--max-new-tokens", "12", "-n", "4"],
+    )
+    .expect_success();
     farmhand(dir.path(), &["annotate", "--data", "s/comparisons.jsonl", "--out", "a", "--model", &model]).expect_success();
     for (out, model) in [("g1", model.as_str()), ("g2", "o4")] {
-        farmhand(dir.path(), &["generate", "--model", model, "--data", "instructions.jsonl", "--out", out, "--max-new-tokens", "12"]).expect_success();
+        farmhand(
+            dir.path(),
+            &["generate", "--model", model, "--data", "instructions.jsonl", "--out", out, "--max-new-tokens", "12"],
+        )
+        .expect_success();
     }
-    let evaluate =
-        ["evaluate", "--outputs", "g2/outputs.json", "--reference", "g1/completions.jsonl", "--out", "e", "--model", &model, "--json"];
-    let reports: serde_json::Value = serde_json::from_str(&farmhand(dir.path(), &evaluate).expect_success().stdout).expect("JSON");
+    let evaluate = [
+        "evaluate",
+        "--outputs",
+        "g2/outputs.json",
+        "--reference",
+        "g1/completions.jsonl",
+        "--out",
+        "e",
+        "--model",
+        &model,
+        "--json",
+    ];
+    let reports: serde_json::Value =
+        serde_json::from_str(&farmhand(dir.path(), &evaluate).expect_success().stdout).expect("JSON");
     assert_eq!(reports[0]["metrics"][0]["name"], "win_rate");
 }

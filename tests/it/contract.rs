@@ -2,7 +2,9 @@
 
 use farmhand::core::component::{ComponentInfo, components};
 use farmhand::core::config::check_against_schema;
-use farmhand::core::{AnnotatorSpec, BuildContext, ComponentKind, Device, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec};
+use farmhand::core::{
+    AnnotatorSpec, BuildContext, ComponentKind, Device, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec,
+};
 use serde_json::{Value, json};
 
 /// Reads a spec of the component's kind and writes it back.
@@ -62,7 +64,11 @@ fn an_unknown_option_is_refused_by_schema_and_by_serde() {
 #[test]
 fn every_component_says_what_it_is_and_its_defaults_are_in_range() {
     for info in components() {
-        assert!(!info.summary.is_empty() && !info.summary.ends_with('.'), "summary of `{}`: a fragment without a full stop", info.name);
+        assert!(
+            !info.summary.is_empty() && !info.summary.ends_with('.'),
+            "summary of `{}`: a fragment without a full stop",
+            info.name
+        );
         if info.kind == ComponentKind::Learner && info.paper.is_none() {
             assert!(info.package != "farmhand-plugins", "learner `{}` names no paper", info.name);
         }
@@ -75,7 +81,9 @@ fn every_component_says_what_it_is_and_its_defaults_are_in_range() {
             ComponentKind::Evaluator => serde_json::from_value::<EvaluatorSpec>(spec).expect("parses").problems(),
         };
         // A wrapper has no sensible default for what it wraps; anything else must be in range.
-        let wrapped = |path: &str| ["inner", "model", "reward_model", "members", "policy", "path", "file"].iter().any(|key| path.contains(key));
+        let wrapped = |path: &str| {
+            ["inner", "model", "reward_model", "members", "policy", "path", "file"].iter().any(|key| path.contains(key))
+        };
         let left: Vec<_> = problems.into_iter().filter(|problem| !wrapped(&problem.path)).collect();
         assert_eq!(left, [], "defaults of {} `{}`", info.kind.noun(), info.name);
     }
@@ -86,7 +94,8 @@ fn learners_say_what_they_need_without_loading_anything() {
     let nowhere = std::path::Path::new("no/such/folder");
     for info in components().into_iter().filter(|info| info.kind == ComponentKind::Learner) {
         let spec: LearnerSpec = serde_json::from_value(json!({ info.name: defaults(info) })).expect("parses");
-        let learner = spec.build(&BuildContext::new(Device::Cpu, nowhere)).unwrap_or_else(|error| panic!("{}: {error}", info.name));
+        let learner =
+            spec.build(&BuildContext::new(Device::Cpu, nowhere)).unwrap_or_else(|error| panic!("{}: {error}", info.name));
         let requires = learner.requires();
         assert!(!requires.feedback.name().is_empty());
     }

@@ -105,7 +105,9 @@ fn ctrl_c_leaves_a_resumable_run_and_says_so_and_a_second_process_is_refused() {
         .spawn()
         .expect("farmhand starts");
     let state = dir.path().join("runs/tiny/sft/state");
-    let saved = || std::fs::read_dir(&state).is_ok_and(|mut states| states.any(|entry| entry.is_ok_and(|e| e.file_name() != "begun.json")));
+    let saved = || {
+        std::fs::read_dir(&state).is_ok_and(|mut states| states.any(|entry| entry.is_ok_and(|e| e.file_name() != "begun.json")))
+    };
     for _ in 0..600 {
         if saved() {
             break;

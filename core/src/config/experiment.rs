@@ -204,6 +204,13 @@ impl Default for SampleConfig {
 pub struct RewardModelStage {
     /// The learner, a component that makes a reward model: `learner.reward_modeling = { … }`.
     pub learner: LearnerSpec,
+    /// Share of the preference pairs, in [0, 1), held out to measure the reward model's accuracy; 0 holds none out.
+    #[serde(default = "default_held_out")]
+    pub held_out: f64,
+}
+
+fn default_held_out() -> f64 {
+    0.1
 }
 
 /// One method: a learner, a way of sampling, or both.
@@ -287,6 +294,9 @@ impl ExperimentConfig {
         }
         if self.methods.is_empty() {
             problems.push(Problem::new("methods", "expected at least one method"));
+        }
+        if let Some(stage) = self.reward_model.as_ref().filter(|stage| !(0.0..1.0).contains(&stage.held_out)) {
+            problems.push(Problem::new("reward_model.held_out", format!("expected a number in [0, 1), got {}", stage.held_out)));
         }
         for (name, method) in &self.methods {
             if !name_ok(name) || ["sft", "demonstrations"].contains(&name.as_str()) {
