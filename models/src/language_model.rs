@@ -42,7 +42,8 @@ impl LanguageModel {
         let specs = config.parameters(with_head);
         let prefix = config.architecture().prefix();
         // Checkpoints of a bare body lack the prefix.
-        let is_bare = !files.contains(config.architecture().embedding());
+        let embedding = config.architecture().embedding();
+        let is_bare = !files.contains(embedding) && embedding.strip_prefix(prefix).is_some_and(|name| files.contains(name));
         let stored = |name: &'_ str| if is_bare { name.strip_prefix(prefix).unwrap_or(name).to_owned() } else { name.to_owned() };
         refuse_unknown_tensors(&config, &specs, files, &stored)?;
         let mut parameters = Vec::with_capacity(specs.len());

@@ -11,7 +11,7 @@ use tch::Tensor;
 use crate::architecture::{Activation, Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
 use crate::config_json::ConfigJson;
 use crate::forward_pass::ForwardPass;
-use crate::rotary::{Rotary, RotaryTables};
+use crate::rotary::{Rotary, RotaryEmbedding, RotaryTables};
 
 /// The configuration of a model of the family.
 #[derive(Debug, Clone)]
@@ -180,11 +180,12 @@ impl Architecture for Llama {
                 head_dim: self.shape.head_dim as i64,
             }
         });
+        let embedding = parameters.get(self.embedding());
         Box::new(LlamaBody {
-            embedding: parameters.get(self.embedding()),
+            rotary: self.rotary.on(embedding.device()),
+            embedding,
             blocks: blocks.collect(),
             norm: norm("model.norm.weight"),
-            rotary: self.rotary.clone(),
         })
     }
 }
@@ -246,7 +247,7 @@ struct LlamaBody {
     embedding: Tensor,
     blocks: Vec<Block>,
     norm: RmsNorm,
-    rotary: Rotary,
+    rotary: RotaryEmbedding,
 }
 
 impl Body for LlamaBody {

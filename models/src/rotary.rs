@@ -117,16 +117,10 @@ impl Rotary {
         }
     }
 
-    /// The tables for these positions (any shape `[..]`, integers), each `[.., 1, d]`: cosines, and sines with
-    /// the signs of the rotation.
-    pub(crate) fn tables(&self, positions: &Tensor) -> RotaryTables {
-        let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * self.frequencies(positions.device());
-        let (cosines, sines) = (angles.cos() * self.amplitude(), angles.sin() * self.amplitude());
-        RotaryTables {
-            cosines: Tensor::cat(&[&cosines, &cosines], -1).unsqueeze(-2),
-            signed_sines: Tensor::cat(&[&sines.neg(), &sines], -1).unsqueeze(-2),
-            half: self.head_dim as i64 / 2,
-        }
+    /// The embeddings with their frequencies computed, on a device.
+    pub(crate) fn on(&self, device: Device) -> RotaryEmbedding {
+        let half = self.head_dim as i64 / 2;
+        RotaryEmbedding { frequencies: self.frequencies(device), amplitude: self.amplitude(), half }
     }
 }
 
@@ -166,6 +160,31 @@ fn read_scaling(settings: &ConfigJson<'_>, json: &ConfigJson<'_>) -> Result<Scal
     }
 }
 
+/// Rotary embeddings ready for use.
+pub(crate) struct RotaryEmbedding {
+    /// `[d/2]`.
+    frequencies: Tensor,
+    amplitude: f64,
+    half: i64,
+}
+
+impl RotaryEmbedding {
+    /// The tables for these positions (any shape `[..]`, integers), each `[.., 1, d]`: cosines, and sines with
+    /// the signs of the rotation.
+    pub(crate) fn tables(&self, positions: &Tensor) -> RotaryTables {
+        let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies;
+        let (mut cosines, mut sines) = (angles.cos(), angles.sin());
+        if self.amplitude != 1.0 {
+            (cosines, sines) = (cosines * self.amplitude, sines * self.amplitude);
+        }
+        RotaryTables {
+            cosines: Tensor::cat(&[&cosines, &cosines], -1).unsqueeze(-2),
+            signed_sines: Tensor::cat(&[&sines.neg(), &sines], -1).unsqueeze(-2),
+            half: self.half,
+        }
+    }
+}
+
 /// Cosines and signed sines of one forward pass.
 pub(crate) struct RotaryTables {
     cosines: Tensor,
@@ -194,7 +213,7 @@ mod tests {
     fn a_pair_is_turned_by_position_times_frequency() {
         let rotary = rotary(serde_json::json!({ "rope_theta": 100.0 }), 4).expect("valid");
         let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]).view([1, 1, 1, 4]);
-        let turned = rotary.tables(&Tensor::from_slice(&[3i64])).rotate(&x);
+        let turned = rotary.on(Device::Cpu).tables(&Tensor::from_slice(&[3i64])).rotate(&x);
         for (pair, angle) in [(0, 3.0f64), (1, 0.3)] {
             let (a, b) = (1.0 + pair as f64, 3.0 + pair as f64);
             let first = turned.double_value(&[0, 0, 0, pair]);

@@ -115,6 +115,16 @@ fn a_sequence_classifier_of_transformers_is_a_scalar_model_with_the_same_scores(
 }
 
 #[test]
+fn models_may_move_between_threads() {
+    fn movable<T: Send>(value: T) -> T {
+        value
+    }
+    let model = movable(load("gpt2"));
+    let sum = std::thread::spawn(move || logits(&model, &[vec![1, 2, 3]], 0).sum(Kind::Double).double_value(&[]));
+    assert!(sum.join().expect("no panic").is_finite());
+}
+
+#[test]
 fn a_copy_is_a_model_of_its_own() {
     let model = load("llama");
     model.set_trainable(true);
