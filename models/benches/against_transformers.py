@@ -94,7 +94,7 @@ with tempfile.TemporaryDirectory() as folder:
     ours = ask("scalar", {"from": str(arguments.model), "to": folder + "/scalar", "rows": rows})["scores"]
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/scalar", dtype=torch.float32).eval()
     with torch.no_grad():
-        scores = classifier(torch.tensor(rows)).logits[:, 0]
+        scores = torch.cat([classifier(torch.tensor([ids])).logits[:, 0] for ids in rows])
     print("largest difference of a score, scalar model saved here and loaded there:", (scores - torch.tensor(ours)).abs().max().item())
     del classifier
 
