@@ -10,6 +10,7 @@ mod demonstrations;
 mod fields;
 mod form;
 mod instructions;
+mod json_list;
 mod judgements;
 mod pairing;
 mod preferences;

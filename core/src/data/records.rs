@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::json_list;
 use super::report::{BadRecord, Location, ParquetReader};
 use crate::error::{Error, Result};
 
@@ -195,7 +196,8 @@ fn rows_of_object(path: &Path, text: &str) -> Result<Vec<Map<String, Value>>> {
     }
 }
 
-fn object(value: Value, location: Location) -> Result<Record, RecordError> {
+/// A record, when the value is an object.
+pub(super) fn object(value: Value, location: Location) -> Result<Record, RecordError> {
     match value {
         Value::Object(fields) => Ok(Record { fields, location }),
         other => {
@@ -213,7 +215,7 @@ impl Iterator for Records {
         }
         let item = match &mut self.layout {
             Layout::Lines { reader, line, offset } => next_line(&self.path, reader.as_mut(), line, offset),
-            Layout::List { text, at, index } => next_item(&self.path, text, at, index),
+            Layout::List { text, at, index } => json_list::next_item(&self.path, text, at, index),
             Layout::Rows { rows, index } => rows.next().map(|(i, fields)| Ok(Record { fields, location: index(i as u64) })),
         };
         self.ended = matches!(item, None | Some(Err(RecordError::Fatal(_))));
@@ -251,58 +253,8 @@ fn next_line(path: &Path, reader: &mut dyn BufRead, line: &mut u64, offset: &mut
     }
 }
 
-fn next_item(path: &Path, text: &str, at: &mut usize, index: &mut u64) -> Option<Result<Record, RecordError>> {
-    let blanks = |at: usize| text[at..].len() - text[at..].trim_ascii_start().len();
-    let fatal = |at: usize, what: &str| {
-        let line = text[..at].matches('\n').count() + 1;
-        let column = at - text[..at].rfind('\n').map_or(0, |newline| newline + 1) + 1;
-        Some(Err(RecordError::Fatal(Error::invalid_data(format!(
-            "`{}`, line {line}, column {column}: not a valid JSON list: {what}",
-            path.display()
-        )))))
-    };
-    *at += blanks(*at);
-    if *index > 0 {
-        match text.as_bytes().get(*at) {
-            Some(b',') => *at += 1,
-            Some(b']') => {}
-            Some(_) => return fatal(*at, "expected `,` or `]`"),
-            None => return fatal(*at, "it ends before its `]`"),
-        }
-        *at += blanks(*at);
-    }
-    if text.as_bytes().get(*at) == Some(&b']') {
-        *at += 1;
-        *at += blanks(*at);
-        return if *at < text.len() { fatal(*at, "something follows its `]`") } else { None };
-    }
-    let mut stream = serde_json::Deserializer::from_str(&text[*at..]).into_iter::<Value>();
-    let location = Location::Index(*index);
-    match stream.next() {
-        Some(Ok(value)) => {
-            *at += stream.byte_offset();
-            *index += 1;
-            Some(object(value, location))
-        }
-        Some(Err(error)) => {
-            let line_start = if error.line() > 1 { nth_line(&text[*at..], error.line()) } else { 0 };
-            let place = (*at + line_start + error.column().saturating_sub(1)).min(text.len());
-            fatal(floor_boundary(text, place), &format!("{} ({location})", without_position(&error)))
-        }
-        None => fatal(text.len(), "it ends before its `]`"),
-    }
-}
-
-/// Byte offset of the n-th line (from 1).
-fn nth_line(text: &str, n: usize) -> usize {
-    text.match_indices('\n').nth(n - 2).map_or(text.len(), |(at, _)| at + 1)
-}
-
-fn floor_boundary(text: &str, at: usize) -> usize {
-    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
-}
-
-fn without_position(error: &serde_json::Error) -> String {
+/// What is wrong with the JSON, without serde's own line and column.
+pub(super) fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
