@@ -60,7 +60,14 @@ fn main() -> Result<()> {
     let stage = StageDir::create(std::env::temp_dir().join("farmhand-custom-annotator"))?;
     let cancel = CancelFlag::new();
     let (events, executor) = (NoEvents, PollingExecutor);
-    let ctx = RunContext { stage: &stage, seed: Seed::root(0), device: Device::Cpu, events: &events, cancel: &cancel, executor: &executor };
+    let ctx = RunContext {
+        stage: &stage,
+        seed: Seed::root(0),
+        device: Device::Cpu,
+        events: &events,
+        cancel: &cancel,
+        executor: &executor,
+    };
     let judgements = ctx.block_on(farmhand::core::checked::annotate(&*annotator, &comparisons, &ctx))?;
     for judgement in judgements {
         println!("{}", serde_json::to_string_pretty(&judgement).expect("a judgement is JSON"));

@@ -59,6 +59,17 @@ impl ComponentKind {
         }
     }
 
+    /// The name of several of the kind, for example `policies`.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Policy => "policies",
+            Self::RewardModel => "reward models",
+            Self::Annotator => "annotators",
+            Self::Learner => "learners",
+            Self::Evaluator => "evaluators",
+        }
+    }
+
     /// The kind with this key.
     pub fn from_key(key: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.key() == key)
@@ -99,11 +110,27 @@ pub fn defaults_json<C: Default + Serialize>() -> String {
 
 /// Registers a component: what it is, its options type, one line about it, and its paper.
 ///
-/// ```ignore
+/// ```
+/// use farmhand_core::{BuildContext, Error, Evaluator, EvaluatorConfig, Result, register};
+///
 /// register! {
-///     kind: Learner, name: "dpo", config: DpoConfig,
-///     summary: "direct preference optimisation", paper: "https://arxiv.org/abs/2305.18290",
+///     kind: Evaluator, name: "answers", config: AnswersConfig,
+///     summary: "the number of answers",
 /// }
+///
+/// /// Options of `[evaluator.answers]`: none.
+/// #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields, default)]
+/// struct AnswersConfig {}
+///
+/// #[typetag::serde(name = "answers")]
+/// impl EvaluatorConfig for AnswersConfig {
+///     fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Evaluator>> {
+///         Err(Error::other("left out of this example"))
+///     }
+/// }
+///
+/// assert!(farmhand_core::component::component_names(farmhand_core::ComponentKind::Evaluator).contains(&"answers"));
 /// ```
 /// The options type is `Default + Serialize + Deserialize + JsonSchema`, and the same name stands in
 /// `#[typetag::serde(name = "dpo")]`; a test compares the two.

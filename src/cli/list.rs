@@ -20,7 +20,7 @@ pub(super) fn list(args: &ListArgs, cli: &Cli) -> Result<()> {
     let width = components().iter().map(|info| info.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for kind in kinds {
-        text += &format!("{}s\n", kind.noun());
+        text += &format!("{}\n", kind.plural());
         for info in of(kind) {
             text += &format!("  {:width$}  {}\n", info.name, info.summary);
         }
@@ -34,9 +34,9 @@ fn entry(info: &ComponentInfo) -> serde_json::Value {
 }
 
 fn kind(name: &str) -> Result<ComponentKind> {
-    let singular = name.replace('-', "_");
-    let singular = singular.strip_suffix('s').unwrap_or(&singular);
-    ComponentKind::from_key(singular).ok_or_else(|| {
+    let spelled = name.replace('-', "_");
+    let matches = |kind: &ComponentKind| kind.key() == spelled || kind.plural().replace(' ', "_") == spelled;
+    ComponentKind::ALL.into_iter().find(matches).ok_or_else(|| {
         let known: Vec<&str> = ComponentKind::ALL.iter().map(|kind| kind.key()).collect();
         Error::invalid_config(format!("unknown kind of component `{name}`")).with_hint(did_you_mean(name, &known))
     })

@@ -50,9 +50,14 @@ fn meaning(option: &Value) -> String {
     text.trim().to_owned()
 }
 
-fn variants(option: &Value) -> impl Iterator<Item = &Value> {
+/// The choices of an option; a choice of choices, as in an optional one, is flattened.
+fn variants(option: &Value) -> Vec<&Value> {
     let list = option.get("oneOf").or_else(|| option.get("anyOf")).and_then(Value::as_array);
-    list.into_iter().flatten()
+    let nested = |variant| match variants(variant) {
+        inner if inner.is_empty() => vec![variant],
+        inner => inner,
+    };
+    list.into_iter().flatten().flat_map(nested).collect()
 }
 
 fn variant_names(variant: &Value) -> Vec<String> {
@@ -86,6 +91,7 @@ fn takes(option: &Value) -> String {
         return format!("a {}", kind.replace('_', " "));
     }
     let named: Vec<String> = variants(option)
+        .into_iter()
         .flat_map(|variant| match (variant.get("x-component"), variant_names(variant)) {
             (Some(_), _) => vec![takes(variant)],
             (None, names) => names,
@@ -98,7 +104,11 @@ fn takes(option: &Value) -> String {
     let types: Vec<&str> = match option.get("type") {
         Some(Value::String(name)) => vec![name],
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect(),
-        _ => variants(option).filter_map(|v| v.get("type").and_then(Value::as_str)).filter(|name| *name != "null").collect(),
+        _ => variants(option)
+            .into_iter()
+            .filter_map(|v| v.get("type").and_then(Value::as_str))
+            .filter(|name| *name != "null")
+            .collect(),
     };
     let noun = |name: &&str| match *name {
         "integer" => "whole number".to_owned(),

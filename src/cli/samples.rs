@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::data::{self, PairsPerInstruction};
 use farmhand_core::types::Completion;
 use farmhand_core::{
@@ -82,7 +83,7 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
     folder.work(|ctx| {
         let (comparisons, report) = data::read_comparisons(&args.data, &read_options(args.common.skip_bad_records))?;
         note_left_out(&report, ctx);
-        let annotator = spec.build(&build_context(ctx.device, model.as_ref(), reward_model.as_ref()))?;
+        let annotator = TieIfIdentical::build(&spec, &build_context(ctx.device, model.as_ref(), reward_model.as_ref()))?;
         let judgements = pipeline::annotate(&*annotator, &comparisons, ctx)?;
         let summary = AnnotationSummary::of(&judgements);
         ctx.events.info(&format!(
@@ -120,7 +121,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
                 let (references, report) = data::read_completions(reference, &reading)?;
                 note_left_out(&report, ctx);
                 let comparisons = pipeline::comparisons_against(&references, &answers, ctx)?;
-                (pipeline::annotate(&*spec.build(&build)?, &comparisons, ctx)?, answers)
+                (pipeline::annotate(&*TieIfIdentical::build(&spec, &build)?, &comparisons, ctx)?, answers)
             }
             (_, _, Some(path)) => {
                 let (judgements, report) = data::read_judgements(path, &reading)?;

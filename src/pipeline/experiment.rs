@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::config::{Document, ExperimentConfig, MethodConfig, ModelSource};
 use farmhand_core::data::{self, PairsPerInstruction, ReadOptions};
 use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction};
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, FeedbackKind, LearnerSpec,
-    PolicySpec, Problem, Result, RewardModelSpec, RunContext, Seed,
+    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, FeedbackKind, LearnerSpec, PolicySpec,
+    Problem, Result, RewardModelSpec, RunContext, Seed,
 };
 use serde_json::{Value, json};
 
@@ -271,7 +272,7 @@ impl<'a> Experiment<'a> {
         self.stage("annotate", to_json(&spec), inputs, |config, ctx| {
             let (comparisons, _) = data::read_comparisons(&file, &ReadOptions::default())?;
             let build = BuildContext { policy: Some(start), ..BuildContext::new(config.device, &build_dir) };
-            let annotator = spec.build(&build)?;
+            let annotator = TieIfIdentical::build(&spec, &build)?;
             let judgements = annotate::annotate(&*annotator, &comparisons, ctx)?;
             annotate::write_preferences(&judgements, ctx).map(|_| ())
         })?;
@@ -323,7 +324,7 @@ impl<'a> Experiment<'a> {
             let build = BuildContext { policy: Some(start), reward_model, ..BuildContext::new(config.device, &build_dir) };
             let mut learner = spec.build(&build)?;
             let mut scorer = asked.map(|_| reward_model_spec().build(&build)).transpose()?;
-            let annotator = requires.annotator.then(|| annotator_spec.build(&build)).transpose()?;
+            let annotator = requires.annotator.then(|| TieIfIdentical::build(&annotator_spec, &build)).transpose()?;
             let offered = Offered {
                 init: start,
                 reference: None,
@@ -381,7 +382,7 @@ impl<'a> Experiment<'a> {
             let (answers, _) = data::read_completions(&answers_file, &ReadOptions::default())?;
             let references = read_reference(&reference, &reference_file)?;
             let build = BuildContext { policy: Some(start), reward_model, ..BuildContext::new(config.device, &build_dir) };
-            let annotator = spec.build(&build)?;
+            let annotator = TieIfIdentical::build(&spec, &build)?;
             let comparisons = evaluate::comparisons_against(&references, &answers, ctx)?;
             // One seed for all methods: the same annotator meets the same instruction everywhere.
             let judging = ctx.with_seed(Seed::root(config.seed).child("judging", 0));

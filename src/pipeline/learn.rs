@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use farmhand_core::data::{
-    Share, split,
-    ReadOptions, ReadReport, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists,
-    read_scored_completions,
+    ReadOptions, ReadReport, Share, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists,
+    read_scored_completions, split,
 };
 use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
 use farmhand_core::{

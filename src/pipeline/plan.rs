@@ -61,17 +61,17 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path) -> Resul
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
     let stages =
         stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
-    let bytes = |workload| estimate_memory(&model, workload).total();
-    let training_bytes = bytes(Workload::Training { tokens: MICRO_BATCH_TOKENS });
-    let scoring_bytes = bytes(Workload::Scoring { tokens: MICRO_BATCH_TOKENS });
+    let training = estimate_memory(&model, Workload::Training { tokens: MICRO_BATCH_TOKENS });
+    // Four models are held at once, but only one of them is in a pass.
+    let held = 2 * (training.weights + training.gradients + training.optimiser) + 2 * training.weights;
     let length = model.max_positions().min(512);
     Ok(RunPlan {
         stages: stages.collect(),
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,
-        training_bytes,
-        ppo_bytes: 2 * training_bytes + 2 * scoring_bytes,
-        sampling_bytes: bytes(Workload::Generation { rows: 64, length }),
+        training_bytes: training.total(),
+        ppo_bytes: held + training.activations + training.logits,
+        sampling_bytes: estimate_memory(&model, Workload::Generation { rows: 64, length }).total(),
     })
 }
 

@@ -127,7 +127,7 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
     let long = format!("{{\"instruction\":\"{}\",\"output\":\"x\"}}\n", "word ".repeat(400));
     write("long.jsonl", &long);
     farmhand(dir.path(), &["generate", "--model", &model, "--data", "long.jsonl", "--out", "o2"])
-        .expect_error(&["403 tokens", "159"], None);
+        .expect_error(&["tokens, what the model's context allows is 159"], None);
 
     // Wrong models.
     farmhand(dir.path(), &["score", "--model", "nowhere", "--data", "records.jsonl"])

@@ -3,5 +3,6 @@
 mod cli;
 mod command;
 mod contract;
+mod learners;
 mod pipeline;
 mod tidy;

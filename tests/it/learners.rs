@@ -1,0 +1,174 @@
+//! Every registered learner learns on a tiny model from the kind of feedback it asks for, keeps its contract, and ends with
+//! the same bytes when it is stopped in the middle and goes on. A new learner is tested here before its author writes a test.
+
+use std::path::Path;
+
+use farmhand::core::component::components;
+use farmhand::core::run::StageDir;
+use farmhand::core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, ScoredCompletion};
+use farmhand::core::{
+    AnnotatorSpec, BuildContext, CancelFlag, Checkpoint, ComponentKind, Device, Event, EventSink, FeedbackKind, LearnerSpec,
+    PollingExecutor, RewardModelSpec, RunContext, Seed,
+};
+use farmhand::pipeline::{Offered, OwnedFeedback, learn};
+use farmhand_models::{LanguageModel, LlamaOptions, ModelConfig, PromptFormat, TextCodec, train_bpe, write_checkpoint};
+use serde_json::{Value, json};
+
+use crate::command::files_below;
+
+/// Options that keep a learner small, where it has them.
+const SMALL: [(&str, f64); 8] = [
+    ("epochs", 2.0),
+    ("steps", 4.0),
+    ("batch_size", 4.0),
+    ("rollout_size", 4.0),
+    ("max_new_tokens", 6.0),
+    ("inner_epochs", 1.0),
+    ("save_every", 1.0),
+    ("validate_every", 1.0),
+];
+
+/// Asks to stop at the `at`-th scalar.
+struct StopAt<'a> {
+    cancel: &'a CancelFlag,
+    left: std::sync::atomic::AtomicI64,
+}
+
+impl EventSink for StopAt<'_> {
+    fn emit(&self, event: Event) {
+        let scalar = matches!(event, Event::Scalar { .. });
+        if scalar && self.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1 {
+            self.cancel.cancel();
+        }
+    }
+}
+
+fn instructions() -> Vec<Instruction> {
+    (0..10).map(|i| Instruction::new(format!("Say number {i}."), None)).collect()
+}
+
+fn completion(instruction: Instruction, sample: u32) -> Completion {
+    let output = format!("number {sample} it is");
+    Completion { instruction, output, model: "test".into(), sample, finish: FinishReason::Stop, n_tokens: 4, log_prob: None }
+}
+
+fn feedback(kind: FeedbackKind) -> OwnedFeedback {
+    let all = instructions().into_iter();
+    match kind {
+        FeedbackKind::Demonstrations => OwnedFeedback::Demonstrations(
+            all.map(|instruction| Demonstration { output: "a number".into(), instruction }).collect(),
+        ),
+        FeedbackKind::Preferences => OwnedFeedback::Preferences(
+            all.map(|instruction| PreferencePair {
+                instruction,
+                chosen: "the number".into(),
+                rejected: "no".into(),
+                p_chosen: None,
+                margin: None,
+            })
+            .collect(),
+        ),
+        FeedbackKind::RankedLists => OwnedFeedback::RankedLists(
+            all.map(|instruction| RankedList {
+                instruction,
+                outputs: vec!["the number".into(), "number".into(), "no".into()],
+                scores: vec![1.0, 0.5, -1.0],
+            })
+            .collect(),
+        ),
+        FeedbackKind::Scored => OwnedFeedback::Scored(
+            all.zip(0..)
+                .map(|(instruction, i)| ScoredCompletion { completion: completion(instruction, i), score: f64::from(i) })
+                .collect(),
+        ),
+        FeedbackKind::Prompts => OwnedFeedback::Prompts(all.collect()),
+    }
+}
+
+fn tiny_model(dir: &Path) -> Checkpoint {
+    let texts = instructions().into_iter().map(|instruction| format!("{} the number it is no", instruction.text()));
+    let tokenizer = train_bpe(texts, 280).expect("trained");
+    let codec = TextCodec::new(tokenizer, PromptFormat::None).expect("a codec");
+    let config = ModelConfig::tiny_llama(LlamaOptions {
+        vocab_size: codec.tokenizer.vocab_size(),
+        hidden_size: 16,
+        intermediate_size: 32,
+        n_layers: 1,
+        n_heads: 2,
+        n_kv_heads: 1,
+        max_positions: 64,
+        eos_token_id: Some(codec.tokenizer.eos_id()),
+        ..LlamaOptions::default()
+    });
+    let model = LanguageModel::random(config, Seed::root(1), tch::Device::Cpu).expect("a model");
+    write_checkpoint(dir, &model, &codec, "test").expect("written")
+}
+
+/// The component's defaults, made small.
+fn small_options(schema: &Value, defaults: &str) -> Value {
+    let mut options: Value = serde_json::from_str(defaults).expect("JSON");
+    for (key, value) in SMALL {
+        if let Some(known) = schema.pointer(&format!("/properties/{key}")) {
+            let whole = known.get("type").and_then(Value::as_str) == Some("integer");
+            options[key] = if whole { json!(value as u64) } else { json!(value) };
+        }
+    }
+    options
+}
+
+/// Runs a learner in `dir`; stops it at the `stop_at`-th scalar when that is given.
+fn run(spec: &LearnerSpec, model: &Checkpoint, dir: &Path, stop_at: Option<i64>) -> farmhand::core::Result<Checkpoint> {
+    let stage = StageDir::create(dir).expect("a folder");
+    let cancel = CancelFlag::new();
+    let events = StopAt { cancel: &cancel, left: stop_at.unwrap_or(-1).into() };
+    let executor = PollingExecutor;
+    let ctx = RunContext {
+        stage: &stage,
+        seed: Seed::root(5),
+        device: Device::Cpu,
+        events: &events,
+        cancel: &cancel,
+        executor: &executor,
+    };
+    let build = BuildContext { policy: Some(model), ..BuildContext::new(Device::Cpu, dir) };
+    let mut learner = spec.build(&build)?;
+    let requires = learner.requires();
+    let feedback = feedback(requires.feedback);
+    let mut scorer = RewardModelSpec::from_json("length", "{}")?.build(&build)?;
+    let annotator = AnnotatorSpec::from_json("pool", "{}")?.build(&build)?;
+    let offered = Offered {
+        init: model,
+        reference: None,
+        feedback: feedback.borrow(),
+        validation: None,
+        reward_model: Some(&mut *scorer),
+        annotator: Some(&*annotator),
+    };
+    learn(&mut *learner, spec.name(), offered, &ctx)
+}
+
+#[test]
+fn every_learner_learns_and_goes_on_after_a_stop_with_the_same_bytes() {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = tiny_model(&dir.path().join("model"));
+    for info in components().into_iter().filter(|info| info.kind == ComponentKind::Learner) {
+        let schema: Value = serde_json::from_str(&(info.schema)()).expect("JSON");
+        let options = small_options(&schema, &(info.defaults)());
+        let spec =
+            LearnerSpec::from_json(info.name, &options.to_string()).unwrap_or_else(|error| panic!("{}: {error}", info.name));
+        let (whole, stopped) =
+            (dir.path().join(format!("{}-whole", info.name)), dir.path().join(format!("{}-stopped", info.name)));
+        let checkpoint = run(&spec, &model, &whole, None).unwrap_or_else(|error| panic!("{}: {error}", info.name));
+        let before = std::fs::read(model.path().join("model.safetensors")).expect("readable");
+        let after = std::fs::read(checkpoint.path().join("model.safetensors")).expect("readable");
+        assert_ne!(before, after, "learner `{}` changed nothing", info.name);
+
+        let error = run(&spec, &model, &stopped, Some(2)).expect_err("stopped");
+        assert!(error.is_cancelled(), "learner `{}` did not stop when asked: {error}", info.name);
+        let resumed = run(&spec, &model, &stopped, None).unwrap_or_else(|error| panic!("{}: {error}", info.name));
+        for ((name, left), (_, right)) in files_below(checkpoint.path()).iter().zip(&files_below(resumed.path())) {
+            assert!(left == right, "learner `{}`: `{}` differs after a stop", info.name, name.display());
+        }
+    }
+}
