@@ -9,10 +9,9 @@ fn main() -> ExitCode {
     // Before anything touches a tensor: libtorch decides once whether there is CUDA.
     farmhand_core::open_globally("libtorch_cuda.so");
     let cli = cli::args::Cli::parse();
-    let second = || std::process::exit(130);
-    let installed = ctrlc::set_handler(move || {
+    let installed = ctrlc::set_handler(|| {
         if farmhand::pipeline::CANCEL.is_cancelled() {
-            second();
+            stop_at_once();
         }
         farmhand::pipeline::CANCEL.cancel();
         notice("stopping after this step; press Ctrl-C again to stop at once");
@@ -21,6 +20,11 @@ fn main() -> ExitCode {
         notice(&format!("warning: Ctrl-C will stop at once, without saving first: {error}"));
     }
     cli::main(&cli)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the second Ctrl-C means now; what is on the disk is whole at any moment")]
+fn stop_at_once() -> ! {
+    std::process::exit(130)
 }
 
 #[expect(clippy::print_stderr, reason = "this is where notices reach the user")]

@@ -26,7 +26,7 @@ fn collect(schema: &Value, defaults: &Value, prefix: &str, rows: &mut Vec<Option
     let none = Map::new();
     for (key, option) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        let default = defaults.get(key).unwrap_or(&Value::Null);
+        let default = defaults.get(key).or_else(|| option.get("default")).unwrap_or(&Value::Null);
         let meaning = meaning(option);
         if option.get("properties").is_some() && option.get("x-component").is_none() {
             collect(option, default, &path, rows);
@@ -88,7 +88,8 @@ fn variant_names(variant: &Value) -> Vec<String> {
 
 fn takes(option: &Value) -> String {
     if let Some(kind) = option.get("x-component").and_then(Value::as_str) {
-        return format!("a {}", kind.replace('_', " "));
+        let article = if kind.starts_with(['a', 'e']) { "an" } else { "a" };
+        return format!("{article} {}", kind.replace('_', " "));
     }
     let named: Vec<String> = variants(option)
         .into_iter()
@@ -115,7 +116,7 @@ fn takes(option: &Value) -> String {
         "string" => "text".to_owned(),
         "boolean" => "true | false".to_owned(),
         "array" => match option.get("items") {
-            Some(items) => format!("list of {}", takes(items)),
+            Some(items) => format!("list: {}", takes(items)),
             None => "list".to_owned(),
         },
         "object" => "table".to_owned(),

@@ -200,7 +200,7 @@ impl<'a> Experiment<'a> {
         let base_dir = self.base_dir.clone();
         let files: Vec<PathBuf> =
             self.config.data.file.iter().chain(self.config.data.files.values()).map(|file| base_dir.join(file)).collect();
-        for file in files.iter().filter(|file| !file.is_file()) {
+        if let Some(file) = files.iter().find(|file| !file.is_file()) {
             return Err(Error::missing_input(format!("there is no data file `{}`", file.display()))
                 .with_hint("paths in a configuration start at the configuration file's folder"));
         }
