@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use farmhand_core::{AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, LearnerSpec, Result, RewardModelSpec};
+use farmhand_core::{
+    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, LearnerInputs, LearnerSpec, Result, RewardModelSpec,
+};
 use serde_json::json;
 
 use super::Terminal;
 use super::args::{Cli, LearnArgs};
 use super::stage_folder::{StageFolder, open_model, options_with_overrides, refuse};
-use crate::pipeline::{Offered, OwnedFeedback, learn as run_learner, read_options};
+use crate::pipeline::{OwnedFeedback, learn as run_learner, read_options};
 
 /// Trains and prints where the model is.
 pub(super) fn learn(
@@ -48,7 +50,7 @@ pub(super) fn learn(
             _ => None,
         };
         let annotator = if requires.annotator { Some(AnnotatorSpec::from_json("pool", "{}")?.build(&build)?) } else { None };
-        let offered = Offered {
+        let inputs = LearnerInputs {
             init: &init,
             reference: reference.as_ref(),
             feedback: feedback.borrow(),
@@ -56,7 +58,7 @@ pub(super) fn learn(
             reward_model: scorer.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
             annotator: annotator.as_deref(),
         };
-        run_learner(&mut *learner, method, offered, ctx).map(|_| ())
+        run_learner(&mut *learner, method, inputs, ctx).map(|_| ())
     })?;
     let checkpoint = args.out.join("checkpoint");
     if cli.json {

@@ -21,16 +21,10 @@ pub(super) fn make(sizes: &ScratchModel, demonstrations: &Path, ctx: &RunContext
     let codec = TextCodec::new(tokenizer, format)?;
     let config = ModelConfig::tiny_llama(LlamaOptions {
         vocab_size: codec.tokenizer.vocab_size(),
-        hidden_size: sizes.hidden_size,
-        intermediate_size: sizes.intermediate_size,
-        n_layers: sizes.n_layers,
-        n_heads: sizes.n_heads,
-        n_kv_heads: sizes.n_kv_heads,
-        max_positions: sizes.max_positions,
         bos_token_id: codec.tokenizer.bos_id(),
         eos_token_id: Some(codec.tokenizer.eos_id()),
         pad_token_id: Some(codec.tokenizer.pad_id()),
-        ..LlamaOptions::default()
+        ..llama_options(sizes)
     });
     ctx.events.info(&format!(
         "  {:.2} M parameters, {} tokens in the vocabulary",
@@ -39,4 +33,18 @@ pub(super) fn make(sizes: &ScratchModel, demonstrations: &Path, ctx: &RunContext
     ));
     let model = LanguageModel::random(config, ctx.seed.child("weights", 0), tch_device(ctx.device)?)?;
     save_checkpoint(&model, &codec, "scratch", ctx).map(|_| ())
+}
+
+/// The model of these sizes, before there is a tokenizer.
+pub(super) fn llama_options(sizes: &ScratchModel) -> LlamaOptions {
+    LlamaOptions {
+        vocab_size: sizes.vocab_size,
+        hidden_size: sizes.hidden_size,
+        intermediate_size: sizes.intermediate_size,
+        n_layers: sizes.n_layers,
+        n_heads: sizes.n_heads,
+        n_kv_heads: sizes.n_kv_heads,
+        max_positions: sizes.max_positions,
+        ..LlamaOptions::default()
+    }
 }

@@ -8,12 +8,12 @@ use farmhand_core::data::{self, PairsPerInstruction, ReadOptions};
 use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction};
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, FeedbackKind, LearnerSpec, PolicySpec,
-    Problem, Result, RewardModelSpec, RunContext, Seed,
+    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, EvaluatorSpec, FeedbackKind, LearnerInputs, LearnerSpec,
+    PolicySpec, Problem, Result, RewardModelSpec, RunContext, Seed,
 };
 use serde_json::{Value, json};
 
-use super::learn::{Offered, OwnedFeedback, learn};
+use super::learn::{OwnedFeedback, learn};
 use super::session::Session;
 use super::{annotate, base_model, evaluate, generate, split_data};
 
@@ -237,7 +237,7 @@ impl<'a> Experiment<'a> {
                 .then(|| OwnedFeedback::read(FeedbackKind::Demonstrations, &validation, &ReadOptions::default(), ctx))
                 .transpose()?;
             let mut learner = sft.learner.build(&BuildContext::new(config.device, &build_dir))?;
-            let offered = Offered {
+            let inputs = LearnerInputs {
                 init: base,
                 reference: None,
                 feedback: feedback.borrow(),
@@ -245,7 +245,7 @@ impl<'a> Experiment<'a> {
                 reward_model: None,
                 annotator: None,
             };
-            learn(&mut *learner, sft.learner.name(), offered, ctx).map(|_| ())
+            learn(&mut *learner, sft.learner.name(), inputs, ctx).map(|_| ())
         })?;
         Checkpoint::open(stage.checkpoint_dir())
     }
@@ -325,7 +325,7 @@ impl<'a> Experiment<'a> {
             let mut learner = spec.build(&build)?;
             let mut scorer = asked.map(|_| reward_model_spec().build(&build)).transpose()?;
             let annotator = requires.annotator.then(|| TieIfIdentical::build(&annotator_spec, &build)).transpose()?;
-            let offered = Offered {
+            let inputs = LearnerInputs {
                 init: start,
                 reference: None,
                 feedback: feedback.borrow(),
@@ -333,7 +333,7 @@ impl<'a> Experiment<'a> {
                 reward_model: scorer.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
                 annotator: annotator.as_deref(),
             };
-            learn(&mut *learner, spec.name(), offered, ctx).map(|_| ())
+            learn(&mut *learner, spec.name(), inputs, ctx).map(|_| ())
         })?;
         Checkpoint::open(done.checkpoint_dir())
     }

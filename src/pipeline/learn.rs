@@ -7,9 +7,7 @@ use farmhand_core::data::{
     read_scored_completions, split,
 };
 use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
-use farmhand_core::{
-    Annotator, Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RewardModel, RunContext, Seed,
-};
+use farmhand_core::{Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RunContext, Seed};
 
 /// Feedback of any kind, owned.
 #[derive(Debug)]
@@ -88,56 +86,32 @@ pub fn note_left_out(report: &ReadReport, ctx: &RunContext<'_>) {
     }
 }
 
-/// What a learner may be given; what it does not require is not passed on.
-pub struct Offered<'a> {
-    /// Where the policy starts.
-    pub init: &'a Checkpoint,
-    /// The reference policy, when it is not `init`.
-    pub reference: Option<&'a Checkpoint>,
-    /// What to learn from.
-    pub feedback: Feedback<'a>,
-    /// Held-out records.
-    pub validation: Option<Feedback<'a>>,
-    /// The reward model.
-    pub reward_model: Option<&'a mut dyn RewardModel>,
-    /// The annotator.
-    pub annotator: Option<&'a dyn Annotator>,
-}
-
-/// Checks a learner's requirements against what is offered, and lets it learn.
+/// Checks a learner's requirements against what it is offered, and lets it learn. A reward model or annotator that it does not
+/// require is not passed on.
 ///
 /// # Errors
 /// When something required is missing, or what the learner reports.
-pub fn learn(learner: &mut dyn Learner, name: &str, offered: Offered<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+pub fn learn(learner: &mut dyn Learner, name: &str, mut inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let requires = learner.requires();
-    if offered.feedback.kind() != requires.feedback {
-        let message =
-            format!("learner `{name}` learns from {}, got {}", requires.feedback.name(), offered.feedback.kind().name());
+    if inputs.feedback.kind() != requires.feedback {
+        let message = format!("learner `{name}` learns from {}, got {}", requires.feedback.name(), inputs.feedback.kind().name());
         return Err(Error::missing_input(message));
     }
-    if offered.feedback.is_empty() {
+    if inputs.feedback.is_empty() {
         return Err(Error::missing_input(format!("learner `{name}` got no {}", requires.feedback.name())));
     }
-    let reward_model = offered.reward_model.filter(|_| requires.reward_model);
-    if requires.reward_model && reward_model.is_none() {
+    inputs.reward_model = inputs.reward_model.filter(|_| requires.reward_model);
+    if requires.reward_model && inputs.reward_model.is_none() {
         return Err(Error::missing_input(format!("learner `{name}` needs a reward model"))
             .with_hint("give one with `--reward-model DIR`"));
     }
-    let annotator = offered.annotator.filter(|_| requires.annotator);
-    if requires.annotator && annotator.is_none() {
+    inputs.annotator = inputs.annotator.filter(|_| requires.annotator);
+    if requires.annotator && inputs.annotator.is_none() {
         return Err(Error::missing_input(format!("learner `{name}` needs an annotator")));
     }
-    let inputs = LearnerInputs {
-        init: offered.init,
-        reference: offered.reference,
-        feedback: offered.feedback,
-        validation: offered.validation,
-        reward_model,
-        annotator,
-    };
-    let checkpoint = learner
-        .learn(inputs, ctx)
-        .map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) })?;
+    let learned = learner.learn(inputs, ctx);
+    let in_learner = |error: Error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) };
+    let checkpoint = learned.map_err(in_learner)?;
     let kind = checkpoint.kind()?;
     if kind != requires.produces {
         return Err(Error::broken_contract(format!("learner `{name}` made a {kind:?}, it promised a {:?}", requires.produces)));

@@ -16,7 +16,7 @@ pub use annotate::{AnnotationSummary, annotate, write_preferences};
 pub use evaluate::{comparisons_against, measure, rewards};
 pub use experiment::{Experiment, pair, read_experiment};
 pub use generate::generate;
-pub use learn::{Offered, OwnedFeedback, learn, note_left_out};
+pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
 pub use score::{ScoredRecord, score_records};
 pub use session::{CANCEL, Session, TokioExecutor};

@@ -6,8 +6,10 @@ use std::path::Path;
 use farmhand_core::Result;
 use farmhand_core::config::{ExperimentConfig, ModelSource};
 use farmhand_core::run::Manifest;
-use farmhand_models::{LlamaOptions, ModelConfig, Workload, estimate_memory};
+use farmhand_models::{ModelConfig, Workload, estimate_memory};
 use serde::Serialize;
+
+use super::base_model::llama_options;
 
 /// One stage of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,16 +49,7 @@ const MICRO_BATCH_TOKENS: usize = 4096;
 pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path) -> Result<RunPlan> {
     let model = match &config.model {
         ModelSource::Pretrained { path, .. } => ModelConfig::load(farmhand_core::Checkpoint::open(base_dir.join(path))?.path())?,
-        ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(LlamaOptions {
-            vocab_size: sizes.vocab_size,
-            hidden_size: sizes.hidden_size,
-            intermediate_size: sizes.intermediate_size,
-            n_layers: sizes.n_layers,
-            n_heads: sizes.n_heads,
-            n_kv_heads: sizes.n_kv_heads,
-            max_positions: sizes.max_positions,
-            ..LlamaOptions::default()
-        }),
+        ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(llama_options(sizes)),
     };
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
     let stages =

@@ -7,10 +7,10 @@ use farmhand::core::component::components;
 use farmhand::core::run::StageDir;
 use farmhand::core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, ScoredCompletion};
 use farmhand::core::{
-    AnnotatorSpec, BuildContext, CancelFlag, Checkpoint, ComponentKind, Device, Event, EventSink, FeedbackKind, LearnerSpec,
-    PollingExecutor, RewardModelSpec, RunContext, Seed,
+    AnnotatorSpec, BuildContext, CancelFlag, Checkpoint, ComponentKind, Device, Event, EventSink, FeedbackKind, LearnerInputs,
+    LearnerSpec, PollingExecutor, RewardModelSpec, RunContext, Seed,
 };
-use farmhand::pipeline::{Offered, OwnedFeedback, learn};
+use farmhand::pipeline::{OwnedFeedback, learn};
 use farmhand_models::{LanguageModel, LlamaOptions, ModelConfig, PromptFormat, TextCodec, train_bpe, write_checkpoint};
 use serde_json::{Value, json};
 
@@ -136,7 +136,7 @@ fn run(spec: &LearnerSpec, model: &Checkpoint, dir: &Path, stop_at: Option<i64>)
     let feedback = feedback(requires.feedback);
     let mut scorer = RewardModelSpec::from_json("length", "{}")?.build(&build)?;
     let annotator = AnnotatorSpec::from_json("pool", "{}")?.build(&build)?;
-    let offered = Offered {
+    let inputs = LearnerInputs {
         init: model,
         reference: None,
         feedback: feedback.borrow(),
@@ -144,7 +144,7 @@ fn run(spec: &LearnerSpec, model: &Checkpoint, dir: &Path, stop_at: Option<i64>)
         reward_model: Some(&mut *scorer),
         annotator: Some(&*annotator),
     };
-    learn(&mut *learner, spec.name(), offered, &ctx)
+    learn(&mut *learner, spec.name(), inputs, &ctx)
 }
 
 #[test]
