@@ -93,6 +93,7 @@ impl RunDir {
             Some(begun) => match first_difference(&begun, &plan.options, "") {
                 None => Ok(StageStatus::Interrupted),
                 Some(_) if redo => Ok(StageStatus::Stale),
+                Some(_) if !self.holds_work(plan)? => Ok(StageStatus::New),
                 Some(key) => Err(stale(&plan.name, &format!("option {key} changed since it began"))),
             },
         }
@@ -144,6 +145,19 @@ impl RunDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path, error)),
         }
+    }
+
+    /// Whether an unfinished stage kept anything worth keeping: an output, or saved state.
+    fn holds_work(&self, plan: &StagePlan) -> Result<bool> {
+        let path = self.stage_path(&plan.name);
+        let state = path.join("state");
+        let mut entries = std::fs::read_dir(&state).map_err(|error| Error::io("list", &state, error))?.flatten();
+        if entries.any(|entry| entry.file_name() != "begun.json") {
+            return Ok(true);
+        }
+        let mut outputs = BTreeMap::new();
+        hash_files(&path, "", &mut outputs)?;
+        Ok(!outputs.is_empty())
     }
 
     /// Why a finished stage does not fit the plan; `None` when it does.
