@@ -275,6 +275,9 @@ impl ExperimentConfig {
         if !name_ok(&self.name) {
             problems.push(Problem::new("name", format!("expected letters, digits, `-` and `_`, got `{}`", self.name)));
         }
+        if self.threads > 1024 {
+            problems.push(Problem::new("threads", format!("expected at most 1024, got {}", self.threads)));
+        }
         if let ModelSource::Scratch(sizes) = &self.model {
             problems.extend(sizes.problems().into_iter().map(|problem| problem.under("model.scratch")));
         }
@@ -329,6 +332,13 @@ impl ExperimentConfig {
         for split in data.files.keys().filter(|split| !SPLITS.contains(&split.as_str())) {
             let problem = Problem::new(format!("data.files.{split}"), format!("unknown split `{split}`"));
             problems.push(problem.with_hint(super::did_you_mean(split, &SPLITS)));
+        }
+        let wanted = [data.split.sft, data.split.preference, data.split.unlabeled, data.split.val, data.split.eval]
+            .into_iter()
+            .fold(0, usize::saturating_add);
+        if let Some(made) = data.synthetic.filter(|made| *made < wanted) {
+            let message = format!("the parts add up to {wanted}, but `data.synthetic` makes {made} records");
+            problems.push(Problem::new("data.split", message).with_hint(format!("set `data.synthetic = {wanted}` or more")));
         }
         let needed = [
             ("sft", data.split.sft, self.sft.is_some() || matches!(self.model, ModelSource::Scratch(_))),
