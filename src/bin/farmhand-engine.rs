@@ -1,5 +1,6 @@
 //! The half of `farmhand` that does the work: linked with libtorch, started by `farmhand` once the command line is in order.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,7 +28,6 @@ fn stop_at_once() -> ! {
     std::process::exit(130)
 }
 
-#[expect(clippy::print_stderr, reason = "this is where notices reach the user")]
 fn notice(text: &str) {
-    eprintln!("\n{text}");
+    let _ = writeln!(std::io::stderr().lock(), "\n{text}");
 }

@@ -51,17 +51,16 @@ pub fn main(cli: &Cli) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
 fn report_error(error: &Error, json: bool) {
     if json {
         let value =
             serde_json::json!({ "error": { "kind": error.kind().label(), "message": error.to_string(), "hint": error.hint() } });
-        eprintln!("{value}");
+        terminal::print_line(&value.to_string());
         return;
     }
-    eprintln!("error: {error}");
+    terminal::print_line(&format!("error: {error}"));
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        terminal::print_line(&format!("hint: {hint}"));
     }
 }
 

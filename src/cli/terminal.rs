@@ -1,12 +1,12 @@
 //! Progress and messages on the terminal, on stderr: bars with throughput and time left on a terminal, plain lines elsewhere.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use farmhand_core::{Event, EventSink};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 /// Shows events to a person.
 pub struct Terminal {
@@ -29,12 +29,11 @@ impl Terminal {
     }
 
     /// Prints a line above the bars.
-    #[expect(clippy::print_stderr, reason = "this is the one place that writes to the terminal")]
     pub fn line(&self, text: &str) {
         if self.interactive {
-            self.bars.suspend(|| eprintln!("{text}"));
+            self.bars.suspend(|| print_line(text));
         } else {
-            eprintln!("{text}");
+            print_line(text);
         }
     }
 
@@ -52,14 +51,21 @@ impl Terminal {
             (true, None) => self.bars.add(ProgressBar::new_spinner()),
         };
         let template = match total {
-            Some(_) => format!("  {{prefix:22}} {{bar:30}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}"),
-            None => format!("  {{prefix:22}} {{spinner}} {{pos}} {unit}  {{per_sec}}  {{msg}}"),
+            Some(_) => format!("  {{prefix:28}} {{bar:30}} {{pos}}/{{len}} {unit}  {{rate}}  {{eta}} left  {{msg}}"),
+            None => format!("  {{prefix:28}} {{spinner}} {{pos}} {unit}  {{rate}}  {{msg}}"),
         };
         bar.set_style(
-            ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "),
+            ProgressStyle::with_template(&template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    let _ = write!(out, "{:.1}/s", state.per_sec());
+                })
+                .progress_chars("━╸ "),
         );
         bar.set_prefix(phase.clone());
-        bar.enable_steady_tick(Duration::from_millis(200));
+        if self.interactive {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(phase, Phase { bar, unit });
     }
 
@@ -84,6 +90,11 @@ impl Terminal {
             }
         }
     }
+}
+
+/// Prints a line on stderr. A reader that went away (`2>&1 | head`) is no reason to stop working.
+pub(super) fn print_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Seconds for people: `0.8 s`, `12 s`, `3 min 20 s`.
