@@ -102,8 +102,8 @@ pub struct Common {
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
     /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub threads: u16,
     /// Override one option of the component by path, for example `optim.lr=1e-5`. May be repeated.
     #[arg(long, value_name = "PATH=VALUE")]
     pub set: Vec<String>,
@@ -202,19 +202,19 @@ pub struct LearnMethodArgs {
 #[derive(Debug, Args)]
 pub struct SamplingArgs {
     /// Softmax temperature; 0 is greedy.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Keep only the k most likely tokens; 0 keeps all.
     #[arg(long)]
     pub top_k: Option<u32>,
     /// Keep the smallest set of tokens with this probability.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Drop tokens less likely than this fraction of the most likely one.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub min_p: Option<f64>,
     /// Penalty on tokens that already occurred; 1 does nothing.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub repetition_penalty: Option<f64>,
     /// Tokens per answer at most.
     #[arg(long)]

@@ -12,7 +12,7 @@ use crate::pipeline::{Session, note_left_out, read_options, score_records};
 
 /// Scores and prints; writes no file.
 pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()> {
-    farmhand_models::configure_threads(args.common.threads);
+    farmhand_models::configure_threads(args.common.threads.into());
     let checkpoint = open_model(&args.model, &args.common)?;
     let format = args.common.template.map(|template| PromptFormat::from_name(template.name())).transpose()?;
     let session = Session::new(args.common.device.into(), terminal)?;

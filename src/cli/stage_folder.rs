@@ -48,7 +48,7 @@ impl StageFolder {
         inputs: &[&Path],
         terminal: Terminal,
     ) -> Result<Self> {
-        farmhand_models::configure_threads(common.threads);
+        farmhand_models::configure_threads(common.threads.into());
         let mut inputs = inputs.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
         inputs.sort();
         refuse_foreign(out)?;
@@ -130,7 +130,13 @@ pub(super) fn refuse(problems: &[Problem], kind: ComponentKind, name: &str) -> R
     if problems.is_empty() {
         return Ok(());
     }
-    let text = farmhand_core::config::render_problems(problems, |_| format!("{} `{name}`", kind.noun()));
+    // As `--set` names them: without the component's name in front.
+    let named_for_set = |problem: &Problem| {
+        let path = problem.path.strip_prefix(name).map(|rest| rest.trim_start_matches('.')).unwrap_or(&problem.path);
+        Problem { path: path.to_owned(), ..problem.clone() }
+    };
+    let problems: Vec<Problem> = problems.iter().map(named_for_set).collect();
+    let text = farmhand_core::config::render_problems(&problems, |_| format!("{} `{name}`", kind.noun()));
     Err(Error::invalid_config(format!("options out of range:\n{text}")))
 }
 

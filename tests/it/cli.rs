@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::command::{farmhand, fixture};
+use crate::command::{command, farmhand, fixture};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -84,7 +84,20 @@ fn mistakes_in_a_configuration_are_located_all_at_once() {
     assert_ne!(without, text);
     std::fs::write(dir.path().join("without.toml"), without).expect("written");
     farmhand(dir.path(), &["run", "without.toml"]).expect_error(&["learner `ppo` needs a reward model"], Some("[reward_model]"));
+    farmhand(dir.path(), &["run", &tiny(), "--set", "data.split.sft=1000", "--set", "threads=5000"])
+        .expect_error(&["`data.split`: the parts add up to 1120", "`threads`: expected at most 1024, got 5000"], None);
     assert!(!dir.path().join("runs").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let dir = folder();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = command(dir.path(), &["run", &tiny(), "--set", "data.split.eval=2", "--set", "sft.learner.sft.epochs=1"]);
+    let status = command.stdout(writer.try_clone().expect("cloned")).stderr(writer).status().expect("farmhand starts");
+    assert_eq!(status.code(), Some(0));
+    assert!(dir.path().join("runs/tiny/report/index.html").is_file());
 }
 
 /// Makes a tiny model by running the first two stages of the tiny experiment, and gives its folder.
@@ -164,8 +177,20 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
         .expect_error(&["unknown option"], None);
     farmhand(dir.path(), &["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o3", "--set", "beta=soft"])
         .expect_error(&["`beta`: expected a number, got the text \"soft\""], None);
+    farmhand(dir.path(), &["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o3", "--set", "optim.lr=-1"])
+        .expect_error(&["learner `dpo`: `optim.lr`: expected a number ≥ 0, got -1"], None);
     farmhand(dir.path(), &["learn", "ppo", "--model", &model, "--data", "records.jsonl", "--out", "o3"])
         .expect_error(&["needs a reward model"], Some("--reward-model"));
+
+    farmhand(dir.path(), &["score", "--model", &model, "--data", "records.jsonl", "--threads", "100000"])
+        .expect_refused("100000 is not in 0..=1024");
+    farmhand(dir.path(), &["generate", "--model", &model, "--data", "records.jsonl", "--out", "o3", "--temperature", "-1"])
+        .expect_error(&["expected a number ≥ 0, got -1"], None);
+
+    // What failed before it made anything starts afresh with other options.
+    let answer = ["generate", "--model", &model, "--data", "records.jsonl", "--out", "o5", "--max-new-tokens", "4"];
+    farmhand(dir.path(), &[&answer[..], &["--policy", "best_of_n"]].concat()).expect_error(&["no reward model"], None);
+    farmhand(dir.path(), &answer).expect_success();
 
     // A stage on files: trains, does nothing the second time, refuses other options.
     let dpo = ["learn", "dpo", "--model", &model, "--data", "pairs.jsonl", "--out", "o4", "--set", "epochs=1"];

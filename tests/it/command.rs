@@ -18,6 +18,14 @@ impl Finished {
         self
     }
 
+    /// The command line itself must have been refused, with these words.
+    #[track_caller]
+    pub(crate) fn expect_refused(self, words: &str) -> Self {
+        assert_eq!(self.code, Some(2), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(words), "no `{words}` in:\n{}", self.stderr);
+        self
+    }
+
     /// The command must have failed with one clear error: these words, a hint where `hint` is given, and no panic.
     #[track_caller]
     pub(crate) fn expect_error(self, words: &[&str], hint: Option<&str>) -> Self {
