@@ -18,7 +18,7 @@ register! {
 /// Options of `[evaluator.length]`: none.
 ///
 /// Metrics: `mean_characters` (Unicode code points) and `mean_tokens` (as sampled), with standard errors and normal 95 %
-/// intervals; `median_characters`, `median_tokens`; shares in % with the same uncertainty: `truncated` (cut off by the token
+/// intervals; `median_characters`, `median_tokens` (those of tokens only where token counts are known); shares in % with the same uncertainty: `truncated` (cut off by the token
 /// limit), `stopped` (ended by the model itself), `stopped_by_string` (ended by a stop string), `empty` (nothing but white space).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -46,16 +46,21 @@ impl Evaluator for Length {
             mean(&completions.iter().map(|completion| if keep(completion) { 100.0 } else { 0.0 }).collect::<Vec<f64>>())
         };
         let n = completions.len();
-        let metrics = vec![
+        let mut metrics = vec![
             mean(&characters)?.metric("mean_characters", "characters", None),
             plain_metric("median_characters", median(&characters), n, "characters", None),
-            mean(&tokens)?.metric("mean_tokens", "tokens", None),
-            plain_metric("median_tokens", median(&tokens), n, "tokens", None),
+        ];
+        // Files of other tools hold no token counts; a mean of zeros would be a lie.
+        if tokens.iter().any(|count| *count > 0.0) {
+            metrics.push(mean(&tokens)?.metric("mean_tokens", "tokens", None));
+            metrics.push(plain_metric("median_tokens", median(&tokens), n, "tokens", None));
+        }
+        metrics.extend([
             percent(|completion| completion.finish == FinishReason::Length)?.metric("truncated", "%", Some(false)),
             percent(|completion| completion.finish == FinishReason::Stop)?.metric("stopped", "%", None),
             percent(|completion| completion.finish == FinishReason::StopString)?.metric("stopped_by_string", "%", None),
             percent(|completion| completion.output.trim().is_empty())?.metric("empty", "%", Some(false)),
-        ];
+        ]);
         Ok(EvalReport { model: inputs.model.to_owned(), reference: None, annotator: None, metrics })
     }
 }

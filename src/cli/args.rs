@@ -369,7 +369,8 @@ Examples:
 
 Records are `{prompt, completion}` or Alpaca's `{instruction, input, output}`. Each gives one line with `sum_log_prob`
 (nats) and `n_tokens` of the response. With `--template none` the text is the plain concatenation of prompt and response,
-and no token is added; otherwise the response ends with one end-of-sequence token, which counts.")]
+and no token is added; otherwise the response ends with one end-of-sequence token, which counts. Where a tokenizer would merge
+the end of the prompt with the start of the response into one token, the two are tokenised apart, as in generation.")]
 pub struct ScoreArgs {
     /// The model: a Hugging Face folder.
     #[arg(long)]

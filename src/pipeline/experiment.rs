@@ -146,7 +146,9 @@ impl<'a> Experiment<'a> {
             self.evaluate(name, &start, reward_model.as_ref())?;
         }
         let names: Vec<String> = models.into_iter().map(|(name, ..)| name).collect();
-        self.report(&names)
+        self.report(&names)?;
+        // Every stage fits this configuration; a file edited or deleted by hand is put right.
+        self.write_configuration()
     }
 
     /// Runs one stage unless it is done. `options` shape its output; `inputs` are paths inside the run directory or absolute.

@@ -1,7 +1,7 @@
 //! Log-probabilities of given responses under a model.
 
 use farmhand_core::types::Demonstration;
-use farmhand_core::{Checkpoint, Result, RunContext};
+use farmhand_core::{Checkpoint, Error, Result, RunContext};
 use farmhand_models::{
     Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad, sequence_sums,
     tch_device,
@@ -41,6 +41,12 @@ pub fn score_records(
         let text = codec
             .encode(&record.instruction, &record.output, ending)
             .map_err(|error| error.context(format_args!("record {i}")))?;
+        if text.response_start == 0 {
+            return Err(Error::invalid_data(format!(
+                "record {i}: the prompt is empty, so the response's first token has no probability"
+            ))
+            .with_hint("give every record a prompt; the count starts at 0"));
+        }
         model.check_length(text.ids.len()).map_err(|error| error.context(format_args!("record {i}")))?;
         encoded.push(text);
     }

@@ -89,7 +89,8 @@ impl RunDir {
             return if redo { Ok(StageStatus::Stale) } else { Err(stale(&plan.name, &difference)) };
         }
         match self.begun(plan)? {
-            None => Ok(StageStatus::New),
+            None if redo || !self.holds_work(plan)? => Ok(StageStatus::New),
+            None => Err(stale(&plan.name, "its folder holds files, but the manifest has no record of it")),
             Some(begun) => match first_difference(&begun, &plan.options, "") {
                 None => Ok(StageStatus::Interrupted),
                 Some(_) if redo => Ok(StageStatus::Stale),
@@ -150,14 +151,12 @@ impl RunDir {
     /// Whether an unfinished stage kept anything worth keeping: an output, or saved state.
     fn holds_work(&self, plan: &StagePlan) -> Result<bool> {
         let path = self.stage_path(&plan.name);
-        let state = path.join("state");
-        let mut entries = std::fs::read_dir(&state).map_err(|error| Error::io("list", &state, error))?.flatten();
-        if entries.any(|entry| entry.file_name() != "begun.json") {
-            return Ok(true);
-        }
-        let mut outputs = BTreeMap::new();
-        hash_files(&path, "", &mut outputs)?;
-        Ok(!outputs.is_empty())
+        let beside = |dir: &Path, ignored: &[&str]| match std::fs::read_dir(dir) {
+            Ok(entries) => Ok(entries.flatten().any(|entry| !ignored.iter().any(|name| entry.file_name() == *name))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("list", dir, error)),
+        };
+        Ok(beside(&path.join("state"), &["begun.json"])? || beside(&path, &BOOKKEEPING)?)
     }
 
     /// Why a finished stage does not fit the plan; `None` when it does.
@@ -318,6 +317,18 @@ mod tests {
         std::fs::write(dir.path().join("data/sft.jsonl"), "2\n").expect("edited");
         let error = run.status(&same, false).expect_err("refused");
         assert!(error.to_string().contains("input `data/sft.jsonl` changed"), "{error}");
+    }
+
+    #[test]
+    fn outputs_without_a_record_are_not_written_over() {
+        let dir = tempfile::tempdir().expect("a folder");
+        drop(finished(dir.path()));
+        std::fs::remove_file(dir.path().join("manifest.json")).expect("removed");
+        let run = RunDir::open(dir.path()).expect("opened");
+        let same = plan(serde_json::json!({"learner": {"sft": {"lr": 0.1}}}));
+        let error = run.status(&same, false).expect_err("refused");
+        assert!(error.to_string().contains("no record of it"), "{error}");
+        assert_eq!(run.status(&same, true).expect("known"), StageStatus::New);
     }
 
     #[test]
