@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::{Finished, command, farmhand, files_below, fixture};
 
@@ -33,7 +33,9 @@ fn assert_same(left: &[(PathBuf, Vec<u8>)], right: &[(PathBuf, Vec<u8>)]) {
 #[test]
 fn the_whole_job_gives_the_same_bytes_twice_and_killed_and_resumed() {
     let (first, second) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let started = Instant::now();
     let done = run(first.path(), &[]).expect_success();
+    let duration = started.elapsed();
     for row in ["sft", "dpo", "ppo", "best_of_4"] {
         assert!(done.stdout.contains(row), "no `{row}` in:\n{}", done.stdout);
     }
@@ -41,10 +43,10 @@ fn the_whole_job_gives_the_same_bytes_twice_and_killed_and_resumed() {
     let expected = results(first.path());
     assert!(expected.iter().any(|(name, _)| name == Path::new("report/index.html")));
 
-    // Killed again and again, a little later each time, until it is through.
+    // Killed again and again, a little later each time, until it is through. The moments follow the machine's speed.
     let config = fixture("tiny.toml");
     let mut kills = 0;
-    for wait in (1..).map(|i| Duration::from_millis(700 + 350 * i)) {
+    for wait in (0..).map(|i| duration.mul_f64(0.15 + 0.04 * f64::from(i))) {
         let mut child = command(second.path(), &["run", config.to_str().expect("a path"), "--quiet"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
