@@ -152,7 +152,10 @@ impl RunDir {
     fn holds_work(&self, plan: &StagePlan) -> Result<bool> {
         let path = self.stage_path(&plan.name);
         let beside = |dir: &Path, ignored: &[&str]| match std::fs::read_dir(dir) {
-            Ok(entries) => Ok(entries.flatten().any(|entry| !ignored.iter().any(|name| entry.file_name() == *name))),
+            Ok(entries) => Ok(entries.flatten().any(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                !is_leftover(&name) && !ignored.contains(&name.as_str())
+            })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io("list", dir, error)),
         };
@@ -247,11 +250,16 @@ fn remove_files<'a>(dir: &Path, names: impl Iterator<Item = &'a String>) -> Resu
     Ok(())
 }
 
+/// Whether a file is what a killed write left behind.
+fn is_leftover(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
 /// Removes what a killed write left behind.
 fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))?.flatten() {
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        if name.starts_with('.') && name.ends_with(".tmp") {
+        if is_leftover(&name) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(|error| Error::io("remove", &path, error))?;
         } else if path.is_dir() {
@@ -329,6 +337,11 @@ mod tests {
         let error = run.status(&same, false).expect_err("refused");
         assert!(error.to_string().contains("no record of it"), "{error}");
         assert_eq!(run.status(&same, true).expect("known"), StageStatus::New);
+        // What a write leaves that was killed before the stage had begun is no output.
+        let other = StagePlan { name: "dpo".to_owned(), ..same };
+        let state = dir.path().join("dpo/state");
+        std::fs::create_dir_all(&state).and_then(|()| std::fs::write(state.join(".begun.json.tmp"), "{")).expect("written");
+        assert_eq!(run.status(&other, false).expect("known"), StageStatus::New);
     }
 
     #[test]
