@@ -1,7 +1,7 @@
 //! farmhand: learn from feedback on a language model's answers, evaluate, and draw the comparison.
 //!
 //! This package ties the parts together: the [`pipeline`] with one stage a file, and the [`cli`]. The parts themselves are
-//! crates of their own: [`core`](farmhand_core) (types, contracts, configuration, run directory), `models` (language models
+//! crates of their own: `core` (types, contracts, configuration, run directory), `models` (language models
 //! on libtorch), `plugins` (policies, reward models, learners), `annotators`, `evaluators`, `analysis`.
 
 // Components register themselves where they are written; linking their crates is what makes them known.
