@@ -262,7 +262,7 @@ pub struct SampleArgs {
 #[command(after_help = "\
 Examples:
   farmhand annotate --data pairs.json --out annotated --model my-sft
-  farmhand annotate --data pairs.json --out annotated --annotator reward_judge --set reward_model.bradley_terry.model=my-rm")]
+  farmhand annotate --data pairs.json --out annotated --annotator reward_judge --set model.bradley_terry.model=my-rm")]
 pub struct AnnotateArgs {
     /// Pairs of answers, in any of the field's formats.
     #[arg(long)]

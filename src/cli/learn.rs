@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, LearnerInputs, LearnerSpec, Result, RewardModelSpec,
-};
+use farmhand_core::{AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, LearnerInputs, LearnerSpec, Result};
 use serde_json::json;
 
 use super::Terminal;
 use super::args::{Cli, LearnArgs};
 use super::stage_folder::{StageFolder, open_model, options_with_overrides, refuse};
-use crate::pipeline::{OwnedFeedback, learn as run_learner, read_options};
+use crate::pipeline::{OwnedFeedback, learn as run_learner, read_options, reward_model_spec};
 
 /// Trains and prints where the model is.
 pub(super) fn learn(
@@ -46,7 +44,7 @@ pub(super) fn learn(
         let validation =
             args.validation.as_ref().map(|path| OwnedFeedback::read(requires.feedback, path, &reading, ctx)).transpose()?;
         let mut scorer = match &reward_model {
-            Some(_) if requires.reward_model => Some(RewardModelSpec::from_json("bradley_terry", "{}")?.build(&build)?),
+            Some(_) if requires.reward_model => Some(reward_model_spec().build(&build)?),
             _ => None,
         };
         let annotator = if requires.annotator { Some(AnnotatorSpec::from_json("pool", "{}")?.build(&build)?) } else { None };

@@ -7,7 +7,7 @@ use farmhand_core::data::{self, PairsPerInstruction};
 use farmhand_core::types::Completion;
 use farmhand_core::{
     AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Device, EvaluationInputs, EvaluatorSpec, PolicySpec, Result,
-    RewardModelSpec, RunContext,
+    RunContext,
 };
 use serde_json::{Value, json};
 
@@ -132,7 +132,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
         };
         let rewards = match &reward_model {
             Some(_) if !answers.is_empty() => {
-                let mut scorer = RewardModelSpec::from_json("bradley_terry", "{}")?.build(&build)?;
+                let mut scorer = pipeline::reward_model_spec().build(&build)?;
                 pipeline::rewards(&mut *scorer, &answers, ctx)?
             }
             _ => Vec::new(),

@@ -427,7 +427,7 @@ pub fn pair(completions: &[Completion], pairs: PairsPerInstruction, ctx: &RunCon
 }
 
 /// The reward model that stages ask: the one trained before.
-fn reward_model_spec() -> RewardModelSpec {
+pub fn reward_model_spec() -> RewardModelSpec {
     RewardModelSpec::from_json("bradley_terry", "{}").expect("`bradley_terry` is built in")
 }
 

@@ -14,7 +14,7 @@ mod split_data;
 
 pub use annotate::{AnnotationSummary, annotate, write_preferences};
 pub use evaluate::{comparisons_against, measure, rewards};
-pub use experiment::{Experiment, pair, read_experiment};
+pub use experiment::{Experiment, pair, read_experiment, reward_model_spec};
 pub use generate::generate;
 pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
