@@ -13,7 +13,7 @@ use std::time::Instant;
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{Error, Result, Seed};
 use farmhand_models::{
-    EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarHead, ScalarModel, TokenBatch, generate,
+    BatchLayout, EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarHead, ScalarModel, TokenBatch, generate,
     selected_log_probs, write_safetensors,
 };
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ enum Command {
     /// Writes the model to a folder.
     Save(PathBuf),
     /// Writes the logits of one sequence to a safetensors file, as tensor `logits` `[t, v]`.
-    Logits { ids: Vec<i64>, file: PathBuf },
+    Logits { ids: Vec<u32>, file: PathBuf },
     /// Generates `n` tokens after each prompt and answers with them and the seconds.
     Greedy { prompts: Vec<Vec<u32>>, n: u32 },
     /// Puts a random scalar head on the model in `from`, writes it to `to`, and answers with the rows' scores.
@@ -61,7 +61,7 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
         Command::Load(_) => unreachable!("answered above"),
         Command::Save(dir) => model.save(&dir)?,
         Command::Logits { ids, file } => {
-            let logits = no_grad(|| model.logits(&model.hidden(&Tensor::from_slice(&ids).unsqueeze(0)))).squeeze_dim(0);
+            let logits = no_grad(|| model.logits(&model.hidden_of(&ids)));
             write_safetensors(&file, [("logits", &logits)], &BTreeMap::new())?;
         }
         Command::Greedy { prompts, n } => {
@@ -79,7 +79,7 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
             let model = ScalarModel::from_language_model(body, head);
             model.save(&to)?;
             let texts: Vec<_> = rows.into_iter().map(|ids| EncodedText { ids, response_start: 1 }).collect();
-            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu)?;
+            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Packed, Device::Cpu)?;
             let scores = no_grad(|| Vec::<f32>::try_from(model.last_token_scores(&batch)).expect("one score a row"));
             return Ok(json!({ "scores": scores }));
         }
@@ -87,7 +87,7 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
             model.set_trainable(true);
             model.parameters().iter().for_each(|(_, tensor)| tensor.shallow_clone().zero_grad());
             let texts: Vec<_> = rows.into_iter().map(|ids| EncodedText { ids, response_start }).collect();
-            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu)?;
+            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Packed, Device::Cpu)?;
             let start = Instant::now();
             let selected = selected_log_probs(model, &batch);
             let loss = -selected.values.mean(Kind::Float);

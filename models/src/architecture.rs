@@ -10,7 +10,9 @@ use farmhand_core::{Error, Result};
 use tch::{Kind, Tensor};
 
 use crate::config_json::ConfigJson;
-use crate::forward_pass::ForwardPass;
+use crate::forward_pass::Pass;
+use crate::layers::Linear;
+use crate::rotary::RotaryTables;
 
 /// Reads the `config.json` of one architecture.
 pub(crate) type ReadArchitecture = fn(&ConfigJson<'_>) -> Result<Arc<dyn Architecture>>;
@@ -107,10 +109,19 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
     fn body(&self, parameters: &Parameters) -> Box<dyn Body>;
 }
 
-/// The transformer without its output head.
+/// The transformer without its output head, on flat tokens: one row a token.
 pub(crate) trait Body: Send {
-    /// Token ids `[b, t]` to hidden states `[b, t, d]` after the final norm.
-    fn forward(&self, ids: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor;
+    /// The embedded tokens `[n, d]` of ids `[n]` at positions `[n]`, and the rotary tables all blocks share.
+    fn start(&self, ids: &Tensor, positions: &Tensor) -> (Tensor, Vec<RotaryTables>);
+
+    /// Transformer blocks.
+    fn n_blocks(&self) -> usize;
+
+    /// One block, `[n, d]` → `[n, d]`.
+    fn block(&self, layer: usize, x: &Tensor, tables: &[RotaryTables], pass: &mut dyn Pass) -> Tensor;
+
+    /// The final norm, `[n, d]` → `[n, d]`.
+    fn finish(&self, x: &Tensor) -> Tensor;
 }
 
 /// Checked parameters by name.
@@ -131,36 +142,10 @@ impl Parameters {
     pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
         self.0.get(name).map(Tensor::shallow_clone)
     }
-}
 
-/// The activation functions of feed-forward layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    Silu,
-    Gelu,
-    GeluTanh,
-    Relu,
-}
-
-impl Activation {
-    /// The activation under `key`, by transformers' name.
-    pub(crate) fn read(json: &ConfigJson<'_>, key: &str, default: &str) -> Result<Self> {
-        match json.text_or(key, default)? {
-            "silu" | "swish" => Ok(Self::Silu),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
-            "relu" => Ok(Self::Relu),
-            _ => Err(json.unsupported(key, "one of silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
-        }
-    }
-
-    pub(crate) fn apply(self, x: &Tensor) -> Tensor {
-        match self {
-            Self::Silu => x.silu(),
-            Self::Gelu => x.gelu("none"),
-            Self::GeluTanh => x.gelu("tanh"),
-            Self::Relu => x.relu(),
-        }
+    /// The linear layer of this name, whose weight is `[to, from]`, with its bias if it has one.
+    pub(crate) fn linear(&self, name: &str) -> Linear {
+        Linear::new(self.get(&format!("{name}.weight")), self.find(&format!("{name}.bias")))
     }
 }
 

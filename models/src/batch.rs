@@ -1,111 +1,196 @@
-//! Encoded texts as tensors: padded on the right, with recorded lengths and the flat places of the response tokens.
+//! Encoded texts as tensors: flat tokens in a layout, and the flat places of the response tokens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use farmhand_core::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::encoding::EncodedText;
+use crate::forward_pass::indices;
+use crate::layout::{Layout, Segment};
 
-/// Some encoded texts in one tensor. Padding stands on the right and is known by the recorded lengths, never by its id.
+/// How the texts of a forward pass lie in memory. Changes speed and memory, not the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchLayout {
+    /// One text after the other without padding; texts with the same prompt share its tokens and computation.
+    #[default]
+    Packed,
+    /// Texts of similar length as rows, padded to the longest.
+    Padded,
+}
+
+/// Some encoded texts in one tensor. Which token belongs to which text is known by recorded lengths, never by an id.
 ///
-/// The response tokens of all rows are numbered 0 to n − 1, row by row; `predict_rows`, `targets` and `row_of` have one
+/// The response tokens of all texts are numbered 0 to n − 1, text by text; `predict_rows`, `targets` and `row_of` have one
 /// entry for each.
 #[derive(Debug)]
 pub struct TokenBatch {
-    /// `[b, t]`, i64: the ids, padded on the right.
+    /// `[tokens]`, i64: the ids of all texts, as the layout says.
     pub ids: Tensor,
-    /// Tokens of each row, without padding.
+    /// Tokens of each text.
     pub lengths: Vec<usize>,
-    /// Where each row's response starts.
+    /// Where each text's response starts.
     pub response_starts: Vec<usize>,
-    /// `[n]`, i64: the place in the flat `[b · t]` of the position that predicts each response token (the one before it).
+    /// `[n]`, i64: the place in `ids` of the token that predicts each response token (the one before it in its text).
     pub predict_rows: Tensor,
     /// `[n]`, i64: the response tokens.
     pub targets: Tensor,
-    /// `[n]`, i64: the row each response token belongs to.
+    /// `[n]`, i64: the text each response token belongs to.
     pub row_of: Tensor,
+    /// `[b]`, i64: the place in `ids` of each text's last token.
+    pub last_rows: Tensor,
+    pub(crate) layout: Arc<Layout>,
 }
 
 impl TokenBatch {
-    /// Pads the texts to the longest and puts them on the device. A row may have an empty response.
+    /// Lays the texts out on the device. A text may have an empty response.
     ///
     /// # Errors
     /// When there is no text, or one with a response and no prompt: nothing predicts a text's first token.
-    pub fn new(items: &[&EncodedText], pad: u32, device: Device) -> Result<Self> {
-        let Some(longest) = items.iter().map(|item| item.ids.len()).max() else {
+    pub fn new(items: &[&EncodedText], layout: BatchLayout, device: Device) -> Result<Self> {
+        if items.is_empty() {
             return Err(Error::invalid_data("a batch of no texts"));
-        };
-        let mut flat = vec![i64::from(pad); items.len() * longest];
-        let (mut predict_rows, mut targets, mut row_of) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, item) in items.iter().enumerate() {
-            if item.response_start == 0 {
-                return Err(Error::invalid_data("a prompt has no tokens, so nothing predicts the first token of its response")
-                    .with_hint("give every record a prompt that is not empty, or use the prompt format `alpaca` or `chat`"));
-            }
-            let start = row * longest;
-            for (place, id) in item.ids.iter().enumerate() {
-                flat[start + place] = i64::from(*id);
-                if place >= item.response_start {
-                    predict_rows.push((start + place - 1) as i64);
-                    targets.push(i64::from(*id));
-                    row_of.push(row as i64);
-                }
-            }
         }
-        let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+        if items.iter().any(|item| item.response_start == 0) {
+            return Err(Error::invalid_data("a prompt has no tokens, so nothing predicts the first token of its response")
+                .with_hint("give every record a prompt that is not empty, or use the prompt format `alpaca` or `chat`"));
+        }
+        let Placed { ids, layout, prompts, responses } = match layout {
+            BatchLayout::Packed => pack(items),
+            BatchLayout::Padded => pad(items),
+        };
+        let (mut predict_rows, mut targets, mut row_of, mut last_rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (row, item) in items.iter().enumerate() {
+            let place = |token: usize| match token.checked_sub(item.response_start) {
+                Some(token) => (responses[row] + token) as i64,
+                None => (prompts[row] + token) as i64,
+            };
+            for token in item.response_start..item.ids.len() {
+                predict_rows.push(place(token - 1));
+                targets.push(i64::from(item.ids[token]));
+                row_of.push(row as i64);
+            }
+            last_rows.push(place(item.ids.len() - 1));
+        }
         Ok(Self {
-            ids: tensor(&flat).view([items.len() as i64, longest as i64]),
+            ids: indices(&ids, device),
             lengths: items.iter().map(|item| item.ids.len()).collect(),
             response_starts: items.iter().map(|item| item.response_start).collect(),
-            predict_rows: tensor(&predict_rows),
-            targets: tensor(&targets),
-            row_of: tensor(&row_of),
+            predict_rows: indices(&predict_rows, device),
+            targets: indices(&targets, device),
+            row_of: indices(&row_of, device),
+            last_rows: indices(&last_rows, device),
+            layout: Arc::new(layout),
         })
     }
 
-    /// Rows, b.
+    /// Texts, b.
     pub fn len(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Whether there are no rows; never, as [`TokenBatch::new`] refuses that.
+    /// Whether there are no texts; never, as [`TokenBatch::new`] refuses that.
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
-    /// Tokens of the longest row, t.
-    pub fn width(&self) -> usize {
-        self.lengths.iter().copied().max().unwrap_or(0)
+    /// Tokens the model computes: padding counts, a shared prompt counts once.
+    pub fn n_computed_tokens(&self) -> usize {
+        self.ids.numel()
     }
 
-    /// Response tokens of all rows together, n.
+    /// Response tokens of all texts together, n.
     pub fn n_response_tokens(&self) -> usize {
         self.response_lengths().iter().sum()
     }
 
-    /// Response tokens of each row.
+    /// Response tokens of each text.
     pub fn response_lengths(&self) -> Vec<usize> {
         self.lengths.iter().zip(&self.response_starts).map(|(length, start)| length - start).collect()
     }
-
-    /// `[b]`, i64: the place in the flat `[b · t]` of each row's last real token.
-    pub fn last_rows(&self) -> Tensor {
-        let width = self.width();
-        let places: Vec<i64> = self.lengths.iter().enumerate().map(|(row, length)| (row * width + length - 1) as i64).collect();
-        Tensor::from_slice(&places).to_device(self.ids.device())
-    }
 }
 
-/// Groups texts of similar length: each group has at most `max_rows` rows, and at most `max_tokens` tokens after padding
-/// unless a single text is longer. The longest group comes first, so that memory runs out at once or not at all.
-/// Depends on the lengths and their order only. Returns indices into `lengths`, each exactly once.
-pub fn micro_batches(lengths: &[usize], max_tokens: usize, max_rows: usize) -> Vec<Vec<usize>> {
+/// Texts in flat tokens.
+struct Placed {
+    ids: Vec<i64>,
+    layout: Layout,
+    /// Where each text's prompt starts in `ids`.
+    prompts: Vec<usize>,
+    /// Where each text's response starts in `ids`.
+    responses: Vec<usize>,
+}
+
+/// Rows of one width. What pads them is never seen: attention is causal, and no loss reads those places.
+fn pad(items: &[&EncodedText]) -> Placed {
+    let width = items.iter().map(|item| item.ids.len()).max().unwrap_or(0);
+    let mut ids = vec![0; items.len() * width];
+    for (row, item) in items.iter().enumerate() {
+        for (place, id) in item.ids.iter().enumerate() {
+            ids[row * width + place] = i64::from(*id);
+        }
+    }
+    let prompts: Vec<usize> = (0..items.len()).map(|row| row * width).collect();
+    let responses = prompts.iter().zip(items).map(|(start, item)| start + item.response_start).collect();
+    Placed { ids, layout: Layout::padded(items.len(), width), prompts, responses }
+}
+
+/// One text after the other. A prompt that several texts begin with stands before the first of their responses, once.
+fn pack(items: &[&EncodedText]) -> Placed {
+    let mut n_texts_of: BTreeMap<&[u32], usize> = BTreeMap::new();
+    for item in items {
+        *n_texts_of.entry(item.prompt()).or_default() += 1;
+    }
+    let (mut ids, mut segments) = (Vec::new(), Vec::new());
+    let mut put = |tokens: &[u32], prefix: Option<usize>| {
+        let start = ids.len();
+        ids.extend(tokens.iter().map(|id| i64::from(*id)));
+        segments.push(Segment { length: tokens.len() as i64, prefix });
+        (start, segments.len() - 1)
+    };
+    let mut shared: BTreeMap<&[u32], (usize, usize)> = BTreeMap::new();
+    let (mut prompts, mut responses) = (Vec::new(), Vec::new());
+    for item in items {
+        if n_texts_of[item.prompt()] == 1 {
+            let (start, _) = put(&item.ids, None);
+            prompts.push(start);
+            responses.push(start + item.response_start);
+            continue;
+        }
+        let (start, segment) = *shared.entry(item.prompt()).or_insert_with(|| put(item.prompt(), None));
+        prompts.push(start);
+        responses.push(if item.response().is_empty() { start } else { put(item.response(), Some(segment)).0 });
+    }
+    Placed { layout: Layout::packed(segments), ids, prompts, responses }
+}
+
+/// Groups texts, or records of several texts, for forward passes. Each group has at most `max_rows` members and at most
+/// `max_tokens` tokens, unless a single member has more. In the packed layout the tokens of a group are the sum over its
+/// members; in the padded one every member counts as much as the longest, so that members of similar length stand together.
+/// The longest group comes first, so that memory runs out at once or not at all. Depends on the lengths and their order
+/// only. Returns indices into `lengths`, each exactly once.
+pub fn micro_batches(lengths: &[usize], layout: BatchLayout, max_tokens: usize, max_rows: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by(|a, b| lengths[*b].cmp(&lengths[*a]).then(a.cmp(b)));
     let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut filled = 0;
     for index in order {
-        match groups.last_mut() {
-            Some(group) if group.len() < max_rows && (group.len() + 1) * lengths[group[0]] <= max_tokens => group.push(index),
-            _ => groups.push(vec![index]),
+        let fits = |group: &Vec<usize>| {
+            let tokens = match layout {
+                BatchLayout::Packed => filled + lengths[index],
+                BatchLayout::Padded => (group.len() + 1) * lengths[group[0]],
+            };
+            group.len() < max_rows && tokens <= max_tokens
+        };
+        if groups.last().is_some_and(fits) {
+            groups.last_mut().expect("one was just looked at").push(index);
+            filled += lengths[index];
+        } else {
+            groups.push(vec![index]);
+            filled = lengths[index];
         }
     }
     groups
@@ -121,27 +206,45 @@ mod tests {
         EncodedText { ids: ids.to_vec(), response_start }
     }
 
+    fn values(tensor: &Tensor) -> Vec<i64> {
+        Vec::<i64>::try_from(tensor.view([-1])).expect("numbers")
+    }
+
     #[test]
-    fn rows_are_padded_on_the_right_and_response_places_are_recorded() {
-        // The padding id also occurs as a real token: only the lengths tell them apart.
-        let (one, two) = (text(&[5, 0, 7, 0], 2), text(&[9, 8], 1));
-        let batch = TokenBatch::new(&[&one, &two], 0, Device::Cpu).expect("made");
-        let values = |tensor: &Tensor| Vec::<i64>::try_from(tensor.view([-1])).expect("numbers");
-        assert_eq!(batch.ids.size(), [2, 4]);
-        assert_eq!(values(&batch.ids), [5, 0, 7, 0, 9, 8, 0, 0]);
+    fn padded_rows_record_the_places_of_their_responses() {
+        let (one, two) = (text(&[5, 1, 7, 0], 2), text(&[9, 8], 1));
+        let batch = TokenBatch::new(&[&one, &two], BatchLayout::Padded, Device::Cpu).expect("made");
+        assert_eq!(values(&batch.ids), [5, 1, 7, 0, 9, 8, 0, 0]);
+        assert_eq!(batch.layout.positions(), [0, 1, 2, 3, 0, 1, 2, 3]);
         assert_eq!(values(&batch.predict_rows), [1, 2, 4]);
         assert_eq!(values(&batch.targets), [7, 0, 8]);
         assert_eq!(values(&batch.row_of), [0, 0, 1]);
-        assert_eq!(values(&batch.last_rows()), [3, 5]);
-        assert_eq!((batch.len(), batch.width(), batch.n_response_tokens()), (2, 4, 3));
+        assert_eq!(values(&batch.last_rows), [3, 5]);
+        assert_eq!((batch.len(), batch.n_computed_tokens(), batch.n_response_tokens()), (2, 8, 3));
         assert_eq!(batch.response_lengths(), [2, 1]);
     }
 
     #[test]
+    fn packed_texts_share_an_equal_prompt_and_nothing_else() {
+        // The first, third and fourth begin with 5 1; the fourth has no response at all.
+        let texts = [text(&[5, 1, 7, 0], 2), text(&[9, 8], 1), text(&[5, 1, 6], 2), text(&[5, 1], 2)];
+        let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Packed, Device::Cpu).expect("made");
+        assert_eq!(values(&batch.ids), [5, 1, 7, 0, 9, 8, 6]);
+        assert_eq!(batch.layout.positions(), [0, 1, 2, 3, 0, 1, 2]);
+        assert_eq!(values(&batch.predict_rows), [1, 2, 4, 1]);
+        assert_eq!(values(&batch.targets), [7, 0, 8, 6]);
+        assert_eq!(values(&batch.row_of), [0, 0, 1, 2]);
+        assert_eq!(values(&batch.last_rows), [3, 5, 6, 1]);
+        assert_eq!((batch.len(), batch.n_computed_tokens(), batch.n_response_tokens()), (4, 7, 4));
+    }
+
+    #[test]
     fn an_empty_prompt_and_an_empty_batch_are_refused_and_an_empty_response_is_not() {
-        assert!(TokenBatch::new(&[], 0, Device::Cpu).is_err());
-        assert!(TokenBatch::new(&[&text(&[1], 0)], 0, Device::Cpu).is_err());
-        assert_eq!(TokenBatch::new(&[&text(&[1], 1)], 0, Device::Cpu).expect("made").n_response_tokens(), 0);
+        for layout in [BatchLayout::Packed, BatchLayout::Padded] {
+            assert!(TokenBatch::new(&[], layout, Device::Cpu).is_err());
+            assert!(TokenBatch::new(&[&text(&[1], 0)], layout, Device::Cpu).is_err());
+            assert_eq!(TokenBatch::new(&[&text(&[1], 1)], layout, Device::Cpu).expect("made").n_response_tokens(), 0);
+        }
     }
 
     proptest! {
@@ -149,15 +252,21 @@ mod tests {
         fn every_text_is_in_exactly_one_group_within_the_budget(
             lengths in prop::collection::vec(1usize..60, 0..40), max_tokens in 1usize..200, max_rows in 1usize..9,
         ) {
-            let groups = micro_batches(&lengths, max_tokens, max_rows);
-            let mut all = groups.concat();
-            all.sort_unstable();
-            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
-            for group in &groups {
-                let longest = group.iter().map(|index| lengths[*index]).max().expect("a group has rows");
-                prop_assert!(group.len() == 1 || (group.len() <= max_rows && group.len() * longest <= max_tokens));
+            for layout in [BatchLayout::Packed, BatchLayout::Padded] {
+                let groups = micro_batches(&lengths, layout, max_tokens, max_rows);
+                let mut all = groups.concat();
+                all.sort_unstable();
+                prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+                for group in &groups {
+                    let of_group = || group.iter().map(|index| lengths[*index]);
+                    let tokens = match layout {
+                        BatchLayout::Packed => of_group().sum::<usize>(),
+                        BatchLayout::Padded => group.len() * of_group().max().expect("a group has rows"),
+                    };
+                    prop_assert!(group.len() == 1 || (group.len() <= max_rows && tokens <= max_tokens));
+                }
+                prop_assert_eq!(&groups, &micro_batches(&lengths, layout, max_tokens, max_rows));
             }
-            prop_assert_eq!(&groups, &micro_batches(&lengths, max_tokens, max_rows));
         }
     }
 }

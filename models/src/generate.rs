@@ -8,8 +8,8 @@ use farmhand_core::types::{FinishReason, SamplingParams};
 use farmhand_core::{Error, Result, Rng, Seed};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::forward_pass::{ForwardPass, indices, select_rows};
-use crate::kv_cache::KvCache;
+use crate::forward_pass::indices;
+use crate::kv_cache::{CachedPass, KvCache};
 use crate::language_model::LanguageModel;
 use crate::sampling::draw;
 use crate::tokenizer::Tokenizer;
@@ -172,15 +172,15 @@ impl Batch {
         // What pads a prompt is never seen: attention is causal, and the cache masks those slots.
         let padded =
             prompts.iter().flat_map(|prompt| prompt.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(longest));
-        let ids = indices(&padded.collect::<Vec<_>>(), device).view([prompts.len() as i64, longest as i64]);
+        let ids = indices(&padded.collect::<Vec<_>>(), device);
 
         let max_new = options.sampling.max_new_tokens as usize;
         let shape = model.config().shape();
         let mut cache = KvCache::new(shape.n_layers, &lengths, max_new, device);
-        let hidden = model.hidden_with(&ids, &mut ForwardPass::Prefill(&mut cache));
+        let hidden = model.run(&ids, &mut CachedPass { cache: &mut cache, rows: prompts.len() as i64 });
         cache.finish_prefill();
         let last: Vec<i64> = lengths.iter().enumerate().map(|(row, length)| (row * longest + length - 1) as i64).collect();
-        let mut logits = model.logits(&select_rows(&hidden, &indices(&last, device)));
+        let mut logits = model.logits(&hidden.index_select(0, &indices(&last, device)));
         let penalised = options.sampling.repetition_penalty != 1.0;
         let mut seen = penalised.then(|| occurring(&prompts, shape.vocab_size, device));
         if prompts.len() < group.len() {
@@ -250,9 +250,10 @@ impl Batch {
             self.seen = self.seen.as_ref().map(|seen| seen.index_select(0, &places));
             self.rows.retain(|row| !row.is_done);
         }
-        let hidden = model.hidden_with(&self.newest.unsqueeze(1), &mut ForwardPass::Step(&mut self.cache));
+        let rows = self.rows.len() as i64;
+        let hidden = model.run(&self.newest, &mut CachedPass { cache: &mut self.cache, rows });
         self.cache.finish_step();
-        self.logits = model.logits(&hidden.squeeze_dim(1));
+        self.logits = model.logits(&hidden);
     }
 }
 

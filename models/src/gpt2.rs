@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use farmhand_core::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use crate::architecture::{Activation, Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
+use crate::architecture::{Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
 use crate::config_json::ConfigJson;
-use crate::forward_pass::ForwardPass;
+use crate::forward_pass::{Attention, Pass};
+use crate::layers::{Activation, LayerNorm, Linear};
+use crate::rotary::RotaryTables;
 
 /// The configuration of a GPT-2 model. Its dropout rates are not applied: no method here trains with dropout.
 #[derive(Debug, Clone)]
@@ -118,7 +120,7 @@ impl Architecture for Gpt2 {
             let name = |part: &str| format!("transformer.h.{layer}.{part}");
             let projection = |part: &str| {
                 let (weight, bias) = both(&name(part));
-                Projection { weight, bias }
+                Linear::input_first(weight, Some(bias))
             };
             Block {
                 attention_norm: norm(&name("ln_1")),
@@ -128,6 +130,7 @@ impl Architecture for Gpt2 {
                 up: projection("mlp.c_fc"),
                 down: projection("mlp.c_proj"),
                 activation: self.activation,
+                attention: Attention::causal(self.shape.head_dim),
                 head_dim: self.shape.head_dim as i64,
             }
         });
@@ -140,54 +143,29 @@ impl Architecture for Gpt2 {
     }
 }
 
-/// An affine map whose weight is `[from, to]`.
-struct Projection {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Projection {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let mut size = x.size();
-        let flat = x.reshape([-1, self.weight.size()[0]]);
-        *size.last_mut().expect("hidden states have a width") = self.weight.size()[1];
-        self.bias.addmm(&flat, &self.weight).view(size.as_slice())
-    }
-}
-
-struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl LayerNorm {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
-    }
-}
-
 struct Block {
     attention_norm: LayerNorm,
-    queries_keys_values: Projection,
-    output: Projection,
+    queries_keys_values: Linear,
+    output: Linear,
     feed_forward_norm: LayerNorm,
-    up: Projection,
-    down: Projection,
+    up: Linear,
+    down: Linear,
     activation: Activation,
+    attention: Attention,
     head_dim: i64,
 }
 
 impl Block {
-    /// `[b, t, d]` → `[b, t, d]`.
-    fn forward(&self, layer: usize, x: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor {
-        let size = x.size();
-        let projected = self.queries_keys_values.forward(&self.attention_norm.forward(x)).chunk(3, -1);
-        let heads = |part: &Tensor| part.reshape([size[0], size[1], -1, self.head_dim]);
-        let attended = pass.attend(layer, &heads(&projected[0]), &heads(&projected[1]), &heads(&projected[2]));
-        let x = x + self.output.forward(&attended);
-        let widened = self.up.forward(&self.feed_forward_norm.forward(&x));
-        &x + self.down.forward(&self.activation.apply(&widened))
+    /// `[n, d]` → `[n, d]`.
+    fn forward(&self, layer: usize, x: &Tensor, pass: &mut dyn Pass) -> Tensor {
+        let n = x.size()[0];
+        let projected = pass.linear(&self.queries_keys_values, &self.attention_norm.forward(x)).chunk(3, -1);
+        let heads = |part: &Tensor| part.reshape([n, -1, self.head_dim]);
+        let (queries, keys, values) = (heads(&projected[0]), heads(&projected[1]), heads(&projected[2]));
+        let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
+        let x = x + pass.linear(&self.output, &attended);
+        let widened = pass.linear(&self.up, &self.feed_forward_norm.forward(&x));
+        &x + pass.linear(&self.down, &self.activation.apply(&widened))
     }
 }
 
@@ -199,12 +177,19 @@ struct Gpt2Body {
 }
 
 impl Body for Gpt2Body {
-    fn forward(&self, ids: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor {
-        let mut x = embed(&self.tokens, ids) + embed(&self.positions, &pass.positions(ids));
-        debug_assert_eq!(x.kind(), Kind::Float);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(layer, &x, pass);
-        }
-        self.norm.forward(&x)
+    fn start(&self, ids: &Tensor, positions: &Tensor) -> (Tensor, Vec<RotaryTables>) {
+        (embed(&self.tokens, ids) + embed(&self.positions, positions), Vec::new())
+    }
+
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, _: &[RotaryTables], pass: &mut dyn Pass) -> Tensor {
+        self.blocks[layer].forward(layer, x, pass)
+    }
+
+    fn finish(&self, x: &Tensor) -> Tensor {
+        self.norm.forward(x)
     }
 }

@@ -8,7 +8,6 @@ use tch::{Device, Kind, Tensor};
 use crate::architecture::{Init, ParameterSpec};
 use crate::batch::TokenBatch;
 use crate::config::ModelConfig;
-use crate::forward_pass::select_rows;
 use crate::language_model::{LanguageModel, normal, write_model_weights};
 use crate::weights::WeightFiles;
 
@@ -143,12 +142,12 @@ impl ScalarModel {
 
     /// One score a row, `[b]`, read at its last real token by recorded length; differentiable.
     pub fn last_token_scores(&self, batch: &TokenBatch) -> Tensor {
-        self.head.forward(&select_rows(&self.body.hidden(&batch.ids), &batch.last_rows()))
+        self.head.forward(&self.body.hidden(batch).index_select(0, &batch.last_rows))
     }
 
     /// One value a response token, `[n]`, read at the position that predicts it, so before it is known; differentiable.
     pub fn response_values(&self, batch: &TokenBatch) -> Tensor {
-        self.head.forward(&select_rows(&self.body.hidden(&batch.ids), &batch.predict_rows))
+        self.head.forward(&self.body.hidden(batch).index_select(0, &batch.predict_rows))
     }
 }
 
@@ -157,6 +156,7 @@ mod tests {
     use tch::no_grad;
 
     use super::*;
+    use crate::batch::BatchLayout;
     use crate::config::LlamaOptions;
     use crate::encoding::EncodedText;
 
@@ -166,8 +166,8 @@ mod tests {
         ScalarModel::from_language_model(body, ScalarHead::random(64, Seed::root(2), Device::Cpu))
     }
 
-    fn batch(texts: &[EncodedText], pad: u32) -> TokenBatch {
-        TokenBatch::new(&texts.iter().collect::<Vec<_>>(), pad, Device::Cpu).expect("made")
+    fn batch(texts: &[EncodedText], layout: BatchLayout) -> TokenBatch {
+        TokenBatch::new(&texts.iter().collect::<Vec<_>>(), layout, Device::Cpu).expect("made")
     }
 
     fn texts() -> Vec<EncodedText> {
@@ -178,12 +178,13 @@ mod tests {
     #[test]
     fn scores_and_values_do_not_depend_on_padding_or_the_rest_of_the_batch() {
         let (model, texts) = (model(true), texts());
-        let scores = no_grad(|| model.last_token_scores(&batch(&texts, 0)));
-        let values = no_grad(|| model.response_values(&batch(&texts, 0)));
-        assert_eq!(no_grad(|| model.last_token_scores(&batch(&texts, 200))), scores);
+        let scores = no_grad(|| model.last_token_scores(&batch(&texts, BatchLayout::Packed)));
+        let values = no_grad(|| model.response_values(&batch(&texts, BatchLayout::Packed)));
+        let padded = no_grad(|| model.last_token_scores(&batch(&texts, BatchLayout::Padded)));
+        assert!((padded - &scores).abs().max().double_value(&[]) < 1e-6);
         let mut seen = 0;
         for (row, text) in texts.iter().enumerate() {
-            let alone = batch(std::slice::from_ref(text), 0);
+            let alone = batch(std::slice::from_ref(text), BatchLayout::Packed);
             let score = no_grad(|| model.last_token_scores(&alone)).double_value(&[0]);
             assert!((score - scores.double_value(&[row as i64])).abs() < 1e-5);
             let n = alone.n_response_tokens() as i64;
@@ -198,7 +199,7 @@ mod tests {
     fn a_saved_model_gives_the_same_scores_and_has_no_output_head() {
         for tied in [true, false] {
             let dir = tempfile::tempdir().expect("a folder");
-            let (model, batch) = (model(tied), batch(&texts(), 0));
+            let (model, batch) = (model(tied), batch(&texts(), BatchLayout::Packed));
             let _ = no_grad(|| model.head.bias().shallow_clone().g_add_scalar_(0.5));
             model.save(dir.path()).expect("written");
             let again = ScalarModel::load(dir.path(), Device::Cpu).expect("readable");
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn gradients_reach_the_body_and_the_head() {
-        let (model, batch) = (model(true), batch(&texts(), 0));
+        let (model, batch) = (model(true), batch(&texts(), BatchLayout::Packed));
         model.set_trainable(true);
         model.last_token_scores(&batch).sum(Kind::Float).backward();
         assert!(model.parameters().iter().all(|(_, tensor)| tensor.grad().defined()));

@@ -6,6 +6,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::forward_pass::{Attention, Pass};
+
 /// Slots a cache grows by.
 const BLOCK: i64 = 128;
 
@@ -38,11 +40,6 @@ impl KvCache {
             zeros.masked_fill(&padding, f64::NEG_INFINITY).unsqueeze(1).unsqueeze(1)
         });
         Self { layers: (0..n_layers).map(|_| None).collect(), filled: 0, adding: longest, capacity, mask, positions }
-    }
-
-    /// The next position of each row, `[b]`.
-    pub(crate) fn positions(&self) -> &Tensor {
-        &self.positions
     }
 
     /// Stores this pass's keys and values `[b, kv_heads, t, d]` of one layer.
@@ -93,6 +90,11 @@ impl KvCache {
         self.positions = self.positions.index_select(0, rows);
     }
 
+    /// Whether the next pass feeds the prompts.
+    fn is_prefill(&self) -> bool {
+        self.filled == 0
+    }
+
     fn grow_if_full(&mut self) {
         if self.filled < self.capacity {
             return;
@@ -107,5 +109,42 @@ impl KvCache {
         }
         self.mask = self.mask.as_ref().map(|mask| mask.constant_pad_nd([0, grown - self.capacity]));
         self.capacity = grown;
+    }
+}
+
+/// A pass over the rows of a cache: whole prompts, padded on the right, into an empty one; then one token a row.
+pub(crate) struct CachedPass<'a> {
+    pub(crate) cache: &'a mut KvCache,
+    /// Rows, b.
+    pub(crate) rows: i64,
+}
+
+impl Pass for CachedPass<'_> {
+    fn positions(&self) -> Tensor {
+        if self.cache.is_prefill() {
+            let positions = Tensor::arange(self.cache.adding, (Kind::Int64, self.cache.positions.device()));
+            return positions.repeat([self.rows]);
+        }
+        self.cache.positions.shallow_clone()
+    }
+
+    fn attend(&mut self, layer: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let size = queries.size();
+        let rows = |x: &Tensor| x.view([self.rows, -1, x.size()[1], x.size()[2]]).transpose(1, 2);
+        let (queries, keys, values) = (rows(queries), rows(keys), rows(values));
+        self.cache.append(layer, &keys, &values);
+        let sdpa = |q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<Tensor>, causal: bool, grouped: bool| {
+            Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, attention.scale, grouped)
+        };
+        let attended = if self.cache.is_prefill() {
+            sdpa(&queries, &keys, &values, None, true, queries.size()[1] != keys.size()[1]).transpose(1, 2)
+        } else {
+            let (keys, values) = self.cache.filled(layer);
+            // The heads that share a key-value head stand where several queries would: grouped attention without copies.
+            let n_kv_heads = keys.size()[1];
+            let grouped = queries.reshape([self.rows, n_kv_heads, size[1] / n_kv_heads, size[2]]);
+            sdpa(&grouped, &keys, &values, self.cache.mask(), false, false)
+        };
+        attended.reshape([size[0], size[1] * size[2]])
     }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use farmhand_core::{Error, Result, Seed};
 use tch::{Device, Tensor};
 
 use crate::architecture::{Body, Init, ParameterSpec, Parameters};
+use crate::batch::TokenBatch;
 use crate::config::{HEAD, ModelConfig};
-use crate::forward_pass::ForwardPass;
+use crate::forward_pass::{Pass, WholePass, indices};
+use crate::layout::{Layout, Segment};
 use crate::safetensors_file::write_safetensors;
 use crate::weights::WeightFiles;
 
@@ -127,17 +130,28 @@ impl LanguageModel {
         }
     }
 
-    /// Hidden states `[b, t, d]` after the final norm for ids `[b, t]` (integers, padded on the right).
+    /// Hidden states `[tokens, d]` after the final norm, of all tokens of a batch as they lie in it; differentiable.
     ///
-    /// Attention is causal, so no token sees the padding after it. Lengths and ids are the caller's to check
+    /// Attention is causal and stays within a text. Lengths and ids are the caller's to check
     /// ([`LanguageModel::check_length`], [`LanguageModel::check_ids`]).
-    pub fn hidden(&self, ids: &Tensor) -> Tensor {
-        self.body.forward(ids, &mut ForwardPass::Whole)
+    pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
+        self.run(&batch.ids, &mut WholePass::new(&batch.layout, self.device))
     }
 
-    /// Hidden states of a pass that reads and fills a cache.
-    pub(crate) fn hidden_with(&self, ids: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor {
-        self.body.forward(ids, pass)
+    /// Hidden states `[t, d]` of one text of t tokens; differentiable.
+    pub fn hidden_of(&self, ids: &[u32]) -> Tensor {
+        let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        let layout = Layout::packed(vec![Segment { length: ids.len() as i64, prefix: None }]);
+        self.run(&indices(&ids, self.device), &mut WholePass::new(&Arc::new(layout), self.device))
+    }
+
+    /// Runs the body over ids `[n]` → `[n, d]`.
+    pub(crate) fn run(&self, ids: &Tensor, pass: &mut dyn Pass) -> Tensor {
+        let (mut x, tables) = self.body.start(ids, &pass.positions());
+        for layer in 0..self.body.n_blocks() {
+            x = self.body.block(layer, &x, &tables, pass);
+        }
+        self.body.finish(&x)
     }
 
     /// Logits `[.., v]` of hidden states `[.., d]`.

@@ -25,6 +25,8 @@ mod gradient;
 mod heads;
 mod kv_cache;
 mod language_model;
+mod layers;
+mod layout;
 mod llama;
 mod log_probs;
 mod memory_estimate;
@@ -42,7 +44,7 @@ mod weights;
 
 pub use adamw::{AdamW, OptimConfig, StepReport};
 pub use architecture::ModelShape;
-pub use batch::{TokenBatch, micro_batches};
+pub use batch::{BatchLayout, TokenBatch, micro_batches};
 pub use bpe_training::{TRAINED_SPECIALS, train_bpe};
 pub use chat_template::ChatTemplate;
 pub use checkpoint_folder::{save_checkpoint, save_scalar_checkpoint, write_checkpoint, write_scalar_checkpoint};

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use farmhand_core::Result;
 use tch::Tensor;
 
-use crate::architecture::{Activation, Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
+use crate::architecture::{Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
 use crate::config_json::ConfigJson;
-use crate::forward_pass::ForwardPass;
+use crate::forward_pass::{Attention, Pass};
+use crate::layers::{Activation, Linear, RmsNorm};
 use crate::rotary::{Rotary, RotaryEmbedding, RotaryTables};
 
 /// The configuration of a model of the family.
@@ -162,10 +163,7 @@ impl Architecture for Llama {
     fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
         let norm = |name: &str| RmsNorm { weight: parameters.get(name), eps: self.norm_eps };
         let blocks = (0..self.shape.n_layers).map(|layer| {
-            let linear = |part: &str| Linear {
-                weight: parameters.get(&format!("model.layers.{layer}.{part}.weight")),
-                bias: parameters.find(&format!("model.layers.{layer}.{part}.bias")),
-            };
+            let linear = |part: &str| parameters.linear(&format!("model.layers.{layer}.{part}"));
             Block {
                 attention_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight")),
                 queries: linear("self_attn.q_proj"),
@@ -177,6 +175,7 @@ impl Architecture for Llama {
                 up: linear("mlp.up_proj"),
                 down: linear("mlp.down_proj"),
                 activation: self.activation,
+                attention: Attention::causal(self.shape.head_dim),
                 head_dim: self.shape.head_dim as i64,
             }
         });
@@ -187,28 +186,6 @@ impl Architecture for Llama {
             blocks: blocks.collect(),
             norm: norm("model.norm.weight"),
         })
-    }
-}
-
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
-    }
-}
-
-struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl RmsNorm {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(self.weight.size(), Some(&self.weight), self.eps)
     }
 }
 
@@ -223,23 +200,25 @@ struct Block {
     up: Linear,
     down: Linear,
     activation: Activation,
+    attention: Attention,
     head_dim: i64,
 }
 
 impl Block {
-    /// `[b, t, d]` → `[b, t, d]`.
-    fn forward(&self, layer: usize, x: &Tensor, tables: &RotaryTables, pass: &mut ForwardPass<'_>) -> Tensor {
-        let size = x.size();
+    /// `[n, d]` → `[n, d]`.
+    fn forward(&self, layer: usize, x: &Tensor, tables: &RotaryTables, pass: &mut dyn Pass) -> Tensor {
+        let n = x.size()[0];
         let normed = self.attention_norm.forward(x);
-        let heads = |projected: Tensor| projected.view([size[0], size[1], -1, self.head_dim]);
-        let queries = tables.rotate(&heads(self.queries.forward(&normed)));
-        let keys = tables.rotate(&heads(self.keys.forward(&normed)));
-        let values = heads(self.values.forward(&normed));
-        let x = x + self.output.forward(&pass.attend(layer, &queries, &keys, &values));
+        let heads = |linear: &Linear, pass: &dyn Pass| pass.linear(linear, &normed).view([n, -1, self.head_dim]);
+        let queries = tables.rotate(&heads(&self.queries, pass));
+        let keys = tables.rotate(&heads(&self.keys, pass));
+        let values = heads(&self.values, pass);
+        let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
+        let x = x + pass.linear(&self.output, &attended);
 
         let normed = self.feed_forward_norm.forward(&x);
-        let gated = self.activation.apply(&self.gate.forward(&normed)) * self.up.forward(&normed);
-        x + self.down.forward(&gated)
+        let gated = self.activation.gated(&pass.linear(&self.gate, &normed), &pass.linear(&self.up, &normed));
+        x + pass.linear(&self.down, &gated)
     }
 }
 
@@ -251,12 +230,19 @@ struct LlamaBody {
 }
 
 impl Body for LlamaBody {
-    fn forward(&self, ids: &Tensor, pass: &mut ForwardPass<'_>) -> Tensor {
-        let tables = self.rotary.tables(&pass.positions(ids));
-        let mut x = embed(&self.embedding, ids);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(layer, &x, &tables, pass);
-        }
-        self.norm.forward(&x)
+    fn start(&self, ids: &Tensor, positions: &Tensor) -> (Tensor, Vec<RotaryTables>) {
+        (embed(&self.embedding, ids), vec![self.rotary.tables(positions)])
+    }
+
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, tables: &[RotaryTables], pass: &mut dyn Pass) -> Tensor {
+        self.blocks[layer].forward(layer, x, &tables[0], pass)
+    }
+
+    fn finish(&self, x: &Tensor) -> Tensor {
+        self.norm.forward(x)
     }
 }

@@ -9,7 +9,6 @@
 use tch::{Kind, Tensor, no_grad};
 
 use crate::batch::TokenBatch;
-use crate::forward_pass::select_rows;
 use crate::language_model::LanguageModel;
 
 /// Logits in one chunk: 256 MB of `f32`, or about 1300 rows for a vocabulary of 50 000.
@@ -50,7 +49,7 @@ pub fn selected_log_probs(model: &LanguageModel, batch: &TokenBatch) -> Selected
 
 /// As [`selected_log_probs`], of the distribution softmax(logits / `temperature`), temperature > 0.
 pub fn selected_log_probs_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> SelectedLogProbs {
-    let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+    let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
     SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, default_chunk(model.config().vocab_size()))
 }
 
@@ -62,7 +61,7 @@ pub fn selected_log_probs_no_grad(model: &LanguageModel, batch: &TokenBatch) -> 
 /// As [`selected_log_probs_no_grad`], of the distribution softmax(logits / `temperature`), temperature > 0.
 pub fn selected_log_probs_no_grad_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> (Tensor, Tensor) {
     no_grad(|| {
-        let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+        let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
         let chunk = default_chunk(model.config().vocab_size());
         let (values, entropies, _) = forward(&hidden, model.head(), &batch.targets, temperature, chunk);
         (values, entropies)
@@ -174,6 +173,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::batch::BatchLayout;
     use crate::config::{LlamaOptions, ModelConfig};
     use crate::encoding::EncodedText;
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn batch(texts: &[EncodedText]) -> TokenBatch {
-        TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu).expect("made")
+        TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Packed, Device::Cpu).expect("made")
     }
 
     fn gradients(model: &LanguageModel) -> Vec<Tensor> {
@@ -219,8 +219,8 @@ mod tests {
 
     /// All logits at once, and autograd.
     fn naive(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> (Tensor, Tensor) {
-        let logits = model.logits(&model.hidden(&batch.ids)) / temperature;
-        let log_probs = logits.log_softmax(-1, Kind::Float).view([-1, logits.size()[2]]).index_select(0, &batch.predict_rows);
+        let logits = model.logits(&model.hidden(batch)) / temperature;
+        let log_probs = logits.log_softmax(-1, Kind::Float).index_select(0, &batch.predict_rows);
         let values = log_probs.gather(1, &batch.targets.unsqueeze(1), false).squeeze_dim(1);
         let entropies = -(log_probs.exp() * &log_probs).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         (values, entropies)
@@ -244,7 +244,7 @@ mod tests {
                 // Twice: into gradients that do not exist yet, and on top of others.
                 let model = self::model(tied, 1);
                 for round in 1..=2 {
-                    let hidden = select_rows(&model.hidden(&batch.ids), &batch.predict_rows);
+                    let hidden = model.hidden(&batch).index_select(0, &batch.predict_rows);
                     let selected = SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, chunk);
                     assert!(distance(&selected.values, &values) < 1e-5);
                     assert!(distance(&selected.entropies, &entropies) < 1e-5);
@@ -267,9 +267,32 @@ mod tests {
         let column = |pick: fn(&(Tensor, Tensor)) -> &Tensor| Tensor::cat(&apart.iter().map(pick).collect::<Vec<_>>(), 0);
         assert!(distance(&together, &column(|pair| &pair.0)) < 1e-5);
         assert!(distance(&entropies, &column(|pair| &pair.1)) < 1e-5);
-        // Another padding id changes nothing at all.
-        let other = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 49, Device::Cpu).expect("made");
-        assert_eq!(selected_log_probs_no_grad(&model, &other).0, together);
+        let padded = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Padded, Device::Cpu).expect("made");
+        assert!(distance(&selected_log_probs_no_grad(&model, &padded).0, &together) < 1e-6);
+    }
+
+    #[test]
+    fn texts_that_share_a_prompt_get_the_values_and_gradients_of_texts_apart() {
+        let (model, mut texts) = (model(true, 6), texts(&[(7, 6), (7, 2), (9, 3), (7, 4)]));
+        for i in [1, 3] {
+            let prompt = texts[0].ids[..7].to_vec();
+            texts[i].ids[..7].copy_from_slice(&prompt);
+        }
+        let run = |layout| {
+            clear(&model);
+            let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), layout, Device::Cpu).expect("made");
+            let selected = selected_log_probs(&model, &batch);
+            let (values, total) = (selected.values.detach(), loss(&selected.values));
+            selected.backward(&total);
+            (values, gradients(&model), batch.n_computed_tokens())
+        };
+        let (values, expected, n_padded) = run(BatchLayout::Padded);
+        let (packed, gradients, n_packed) = run(BatchLayout::Packed);
+        assert_eq!((n_padded, n_packed), (4 * 13, 13 + 2 + 12 + 4));
+        assert!(distance(&packed, &values) < 1e-6);
+        for (gradient, expected) in gradients.iter().zip(&expected) {
+            assert!(distance(gradient, expected) < 1e-6);
+        }
     }
 
     #[test]

@@ -193,7 +193,7 @@ pub(crate) struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// Turns queries or keys `[b, t, heads, d]`.
+    /// Turns queries or keys `[n, heads, d]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Tensor {
         // Rolling by half swaps the members of every pair in one operation; the signs are in the sines.
         (x * &self.cosines).addcmul(&x.roll([self.half], [-1]), &self.signed_sines)

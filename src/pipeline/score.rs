@@ -3,8 +3,8 @@
 use farmhand_core::types::Demonstration;
 use farmhand_core::{Checkpoint, Error, Result, RunContext};
 use farmhand_models::{
-    Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad, sequence_sums,
-    tch_device,
+    BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad,
+    sequence_sums, tch_device,
 };
 use serde::Serialize;
 
@@ -53,10 +53,10 @@ pub fn score_records(
     let lengths: Vec<usize> = encoded.iter().map(|text| text.ids.len()).collect();
     let mut progress = ctx.progress("scoring", Some(records.len() as u64), "records");
     let mut scored: Vec<Option<ScoredRecord>> = vec![None; records.len()];
-    for rows in micro_batches(&lengths, max_batch_tokens, records.len().max(1)) {
+    for rows in micro_batches(&lengths, BatchLayout::Packed, max_batch_tokens, records.len().max(1)) {
         ctx.cancel.check()?;
         let items: Vec<_> = rows.iter().map(|row| &encoded[*row]).collect();
-        let batch = TokenBatch::new(&items, codec.tokenizer.pad_id(), device)?;
+        let batch = TokenBatch::new(&items, BatchLayout::Packed, device)?;
         let (log_probs, _) = selected_log_probs_no_grad(&model, &batch);
         let sums: Vec<f32> = Vec::try_from(sequence_sums(&log_probs, &batch)).expect("one sum a row");
         for ((row, sum), n_tokens) in rows.iter().zip(sums).zip(batch.response_lengths()) {

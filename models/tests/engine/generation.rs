@@ -5,7 +5,7 @@ use farmhand_core::{Error, ErrorKind, Seed};
 use farmhand_models::{
     GenerateOptions, Generated, GenerationRequest, LanguageModel, Tokenizer, generate, text_before_stop, train_bpe,
 };
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, no_grad};
 
 use crate::golden;
 
@@ -63,9 +63,9 @@ fn log_probs_are_those_of_the_distribution_drawn_from() {
     let way = SamplingParams { temperature: 0.7, ..sampling() };
     for generated in run(&model, &[request(6, 0), request(20, 1)], &way, 4).iter().zip([request(6, 0), request(20, 1)]) {
         let (generated, request) = generated;
-        let ids: Vec<i64> = request.prompt.iter().chain(&generated.tokens).map(|id| i64::from(*id)).collect();
-        let logits = no_grad(|| model.logits(&model.hidden(&Tensor::from_slice(&ids).unsqueeze(0)))) / 0.7;
-        let log_probs = logits.log_softmax(-1, Kind::Float).squeeze_dim(0);
+        let ids: Vec<u32> = request.prompt.iter().chain(&generated.tokens).copied().collect();
+        let logits = no_grad(|| model.logits(&model.hidden_of(&ids))) / 0.7;
+        let log_probs = logits.log_softmax(-1, Kind::Float);
         assert_eq!(generated.log_probs.len(), generated.tokens.len());
         for (i, (token, log_prob)) in generated.tokens.iter().zip(&generated.log_probs).enumerate() {
             let expected = log_probs.double_value(&[(request.prompt.len() + i - 1) as i64, i64::from(*token)]);
@@ -110,8 +110,8 @@ fn a_cache_that_grows_several_times_changes_nothing() {
     // Teacher forcing: every token is the argmax after those before it, or ties with it.
     for (generated, request) in generated.iter().zip([request(4, 0), request(9, 0)]) {
         assert_eq!(generated.tokens.len(), 700);
-        let ids: Vec<i64> = request.prompt.iter().chain(&generated.tokens).map(|id| i64::from(*id)).collect();
-        let logits = no_grad(|| model.logits(&model.hidden(&Tensor::from_slice(&ids).unsqueeze(0)))).squeeze_dim(0);
+        let ids: Vec<u32> = request.prompt.iter().chain(&generated.tokens).copied().collect();
+        let logits = no_grad(|| model.logits(&model.hidden_of(&ids)));
         for (i, token) in generated.tokens.iter().enumerate() {
             let row = logits.get((request.prompt.len() + i - 1) as i64);
             let gap = row.max().double_value(&[]) - row.double_value(&[i64::from(*token)]);

@@ -2,7 +2,9 @@
 
 use farmhand_core::Seed;
 use farmhand_core::types::{FinishReason, SamplingParams};
-use farmhand_models::{EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarModel, TokenBatch, generate};
+use farmhand_models::{
+    BatchLayout, EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarModel, TokenBatch, generate,
+};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::golden;
@@ -27,27 +29,32 @@ fn load(case: &str) -> LanguageModel {
     LanguageModel::load(&golden(case), Device::Cpu).unwrap_or_else(|error| panic!("{case}: {error:?}"))
 }
 
-/// Logits `[b, t, v]` of sequences padded on the right.
-fn logits(model: &LanguageModel, sequences: &[Vec<i64>], pad: i64) -> Tensor {
-    let longest = sequences.iter().map(Vec::len).max().expect("a sequence");
-    let padded: Vec<Tensor> = sequences
-        .iter()
-        .map(|ids| Tensor::from_slice(ids).constant_pad_nd([0, (longest - ids.len()) as i64]))
-        .map(|row| row.where_self(&row.ne(0), &Tensor::from(pad)))
-        .collect();
-    no_grad(|| model.logits(&model.hidden(&Tensor::stack(&padded, 0))))
+/// The logits `[t, v]` of each sequence, all computed in one batch.
+fn logits(model: &LanguageModel, sequences: &[Vec<i64>], layout: BatchLayout) -> Vec<Tensor> {
+    let text = |ids: &Vec<i64>| EncodedText { ids: ids.iter().map(|id| *id as u32).collect(), response_start: 1 };
+    let texts: Vec<_> = sequences.iter().map(text).collect();
+    let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), layout, Device::Cpu).expect("made");
+    let logits = no_grad(|| model.logits(&model.hidden(&batch)));
+    let places = |row: usize| {
+        Tensor::cat(
+            &[batch.predict_rows.masked_select(&batch.row_of.eq(row as i64)), batch.last_rows.narrow(0, row as i64, 1)],
+            0,
+        )
+    };
+    (0..texts.len()).map(|row| logits.index_select(0, &places(row))).collect()
 }
 
 #[test]
-fn logits_are_within_1e_4_of_transformers_in_a_padded_batch() {
+fn logits_are_within_1e_4_of_transformers_in_either_layout() {
     for case in CASES {
         let (model, expected) = (load(case), expected(case));
-        let logits = logits(&model, &expected.sequences, 7);
-        for (row, rows) in expected.logits.iter().enumerate() {
-            let reference = Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]);
-            let ours = logits.get(row as i64).narrow(0, 0, rows.len() as i64);
-            let difference = (ours - reference).abs().max().double_value(&[]);
-            assert!(difference < 1e-4, "{case}, sequence {row}: {difference}");
+        for layout in [BatchLayout::Packed, BatchLayout::Padded] {
+            let logits = logits(&model, &expected.sequences, layout);
+            for (row, rows) in expected.logits.iter().enumerate() {
+                let reference = Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]);
+                let difference = (&logits[row] - reference).abs().max().double_value(&[]);
+                assert!(difference < 1e-4, "{case}, {layout:?}, sequence {row}: {difference}");
+            }
         }
     }
 }
@@ -81,7 +88,11 @@ fn a_saved_model_gives_the_same_logits_and_the_same_bytes_again() {
         let folders = [tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder")];
         model.save(folders[0].path()).expect("written");
         let again = LanguageModel::load(folders[0].path(), Device::Cpu).expect("readable");
-        assert_eq!(logits(&again, &expected.sequences, 0), logits(&model, &expected.sequences, 0), "{case}");
+        assert_eq!(
+            logits(&again, &expected.sequences, BatchLayout::Packed),
+            logits(&model, &expected.sequences, BatchLayout::Packed),
+            "{case}"
+        );
         again.save(folders[1].path()).expect("written");
         for file in ["config.json", "model.safetensors"] {
             let [first, second] = [0, 1].map(|i: usize| std::fs::read(folders[i].path().join(file)).expect("readable"));
@@ -106,7 +117,7 @@ fn a_sequence_classifier_of_transformers_is_a_scalar_model_with_the_same_scores(
     let expected: Expected = serde_json::from_str(&text).expect("as make_goldens.py writes it");
     let model = ScalarModel::load(&dir, Device::Cpu).expect("a scalar model");
     let texts: Vec<_> = expected.sequences.into_iter().map(|ids| EncodedText { ids, response_start: 1 }).collect();
-    let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), 0, Device::Cpu).expect("made");
+    let batch = TokenBatch::new(&texts.iter().collect::<Vec<_>>(), BatchLayout::Packed, Device::Cpu).expect("made");
     let scores = no_grad(|| model.last_token_scores(&batch));
     for (row, score) in expected.scores.iter().enumerate() {
         assert!((scores.double_value(&[row as i64]) - score).abs() < 1e-4);
@@ -120,7 +131,8 @@ fn models_may_move_between_threads() {
         value
     }
     let model = movable(load("gpt2"));
-    let sum = std::thread::spawn(move || logits(&model, &[vec![1, 2, 3]], 0).sum(Kind::Double).double_value(&[]));
+    let sum =
+        std::thread::spawn(move || logits(&model, &[vec![1, 2, 3]], BatchLayout::Packed)[0].sum(Kind::Double).double_value(&[]));
     assert!(sum.join().expect("no panic").is_finite());
 }
 
@@ -130,9 +142,9 @@ fn a_copy_is_a_model_of_its_own() {
     model.set_trainable(true);
     let copy = model.copy().expect("copied");
     assert!(copy.parameters().iter().all(|(_, tensor)| !tensor.requires_grad()));
-    let before = logits(&copy, &[vec![1, 2, 3]], 0);
+    let before = logits(&copy, &[vec![1, 2, 3]], BatchLayout::Packed);
     no_grad(|| model.parameters().iter().for_each(|(_, tensor)| drop(tensor.shallow_clone().zero_())));
-    assert_eq!(logits(&copy, &[vec![1, 2, 3]], 0), before);
+    assert_eq!(logits(&copy, &[vec![1, 2, 3]], BatchLayout::Packed), before);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use farmhand_core::{
     Result, RunContext, register,
 };
 use farmhand_models::{
-    AdamW, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, StepPlan, TextCodec, TokenBatch, load_train_state,
-    micro_batches, save_scalar_checkpoint, save_train_state, tch_device,
+    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, StepPlan, TextCodec, TokenBatch,
+    load_train_state, micro_batches, save_scalar_checkpoint, save_train_state, tch_device,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub struct RewardModelingConfig {
     pub micro_batch_size: usize,
     /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
+    /// How texts lie in a forward pass. Changes speed and memory, not the result.
+    pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
@@ -75,6 +77,7 @@ impl Default for RewardModelingConfig {
             prompt: None,
             micro_batch_size: 16,
             micro_batch_tokens: 4096,
+            layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
             optim: OptimConfig { lr: 1e-5, ..OptimConfig::default() },
@@ -157,7 +160,7 @@ impl Learner for RewardModeling {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let pass = run_pairs(&model, &codec, &records, picked, config, true)?;
+            let pass = run_pairs(&model, &records, picked, config, true)?;
             let place = || format!("step {step}, preference pairs {}", ids_of(&records, picked));
             if !pass.loss.is_finite() {
                 return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
@@ -175,7 +178,7 @@ impl Learner for RewardModeling {
             let last = step + 1 == plan.n_steps();
             if !held_out.is_empty() && (last || (step + 1) % config.validate_every == 0) {
                 let all: Vec<usize> = (0..held_out.len()).collect();
-                let pass = run_pairs(&model, &codec, &held_out, &all, config, false)?;
+                let pass = run_pairs(&model, &held_out, &all, config, false)?;
                 ctx.scalar("reward_modeling/validation_loss", step, pass.loss);
                 ctx.scalar("reward_modeling/validation_accuracy", step, pass.accuracy);
             }
@@ -214,7 +217,6 @@ struct Pass {
 /// Runs the picked pairs through the model, micro-batch by micro-batch; with `train`, adds the gradient of their mean loss.
 fn run_pairs(
     model: &ScalarModel,
-    codec: &TextCodec,
     records: &[Record<2>],
     picked: &[usize],
     config: &RewardModelingConfig,
@@ -222,13 +224,12 @@ fn run_pairs(
 ) -> Result<Pass> {
     let n = picked.len() as f64;
     let mut pass = Pass { loss: 0.0, accuracy: 0.0, margin: 0.0, mean_reward: 0.0 };
-    // A pair is two rows of a forward pass.
-    let lengths: Vec<usize> = picked.iter().map(|&i| 2 * records[i].longest()).collect();
-    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+    let lengths: Vec<usize> = picked.iter().map(|&i| records[i].n_computed(config.layout)).collect();
+    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
         let rows: Vec<&Record<2>> = rows.into_iter().map(|row| &records[picked[row]]).collect();
         let texts: Vec<_> =
             rows.iter().map(|record| &record.texts[0]).chain(rows.iter().map(|record| &record.texts[1])).collect();
-        let batch = TokenBatch::new(&texts, codec.tokenizer.pad_id(), model.body.device())?;
+        let batch = TokenBatch::new(&texts, config.layout, model.body.device())?;
         let rewards = if train { model.last_token_scores(&batch) } else { tch::no_grad(|| model.last_token_scores(&batch)) };
         let (chosen, rejected) =
             (rewards.narrow(0, 0, rows.len() as i64), rewards.narrow(0, rows.len() as i64, rows.len() as i64));
@@ -337,7 +338,7 @@ mod tests {
         let picked: Vec<usize> = (0..8).collect();
         let gradients = |micro_batch_size| {
             let config = RewardModelingConfig { micro_batch_size, centring: 0.01, ..RewardModelingConfig::default() };
-            let loss = run_pairs(&model, &codec, &records, &picked, &config, true).expect("run").loss;
+            let loss = run_pairs(&model, &records, &picked, &config, true).expect("run").loss;
             (loss, take_gradients(&model.parameters()))
         };
         let (loss, expected) = gradients(8);

@@ -12,8 +12,8 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, TokenBatch, load_train_state, micro_batches,
-    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
+    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, TokenBatch, load_train_state,
+    micro_batches, save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub struct SftConfig {
     pub micro_batch_size: usize,
     /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
+    /// How texts lie in a forward pass. Changes speed and memory, not the result.
+    pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// The optimiser.
@@ -63,6 +65,7 @@ impl Default for SftConfig {
             prompt: None,
             micro_batch_size: 32,
             micro_batch_tokens: 4096,
+            layout: BatchLayout::Packed,
             save_every: 50,
             optim: OptimConfig { lr: 2e-5, ..OptimConfig::default() },
         }
@@ -132,7 +135,7 @@ impl Learner for Sft {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let gradient = accumulate(&model, &codec, &records, picked, config)?;
+            let gradient = accumulate(&model, &records, picked, config)?;
             let place = || format!("step {step}, demonstrations {}", ids_of(&records, picked));
             if !gradient.loss.is_finite() {
                 return Err(
@@ -146,7 +149,7 @@ impl Learner for Sft {
             ctx.scalar("sft/lr", step, report.lr);
             ctx.scalar("sft/tokens_per_sec", step, gradient.n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
             if !held_out.is_empty() && (step + 1) % plan.steps_per_epoch() == 0 {
-                ctx.scalar("sft/validation_loss", step, mean_loss(&model, &codec, &held_out, config)?);
+                ctx.scalar("sft/validation_loss", step, mean_loss(&model, &held_out, config)?);
             }
             progress.advance(picked.len() as u64);
         }
@@ -163,19 +166,13 @@ struct Gradient {
 }
 
 /// Adds the gradient of the picked records' loss to the model, micro-batch by micro-batch; the normaliser is that of all of them.
-fn accumulate(
-    model: &LanguageModel,
-    codec: &TextCodec,
-    records: &[Record<1>],
-    picked: &[usize],
-    config: &SftConfig,
-) -> Result<Gradient> {
+fn accumulate(model: &LanguageModel, records: &[Record<1>], picked: &[usize], config: &SftConfig) -> Result<Gradient> {
     let totals = StepTotals::of(&response_lengths(records, picked)).with_width(config.max_tokens);
     let mut gradient = Gradient { loss: 0.0, n_tokens: 0 };
     let lengths: Vec<usize> = picked.iter().map(|&i| records[i].longest()).collect();
-    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
         let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
-        let batch = batch_of(codec, records, &rows, model.device())?;
+        let batch = batch_of(records, &rows, config.layout, model.device())?;
         let selected = selected_log_probs(model, &batch);
         let loss = config.reduction.reduce(&-&selected.values, &batch.response_lengths(), totals);
         gradient.loss += loss.double_value(&[]);
@@ -186,11 +183,11 @@ fn accumulate(
 }
 
 /// The mean loss per response token of all records, in nats, without gradient.
-fn mean_loss(model: &LanguageModel, codec: &TextCodec, records: &[Record<1>], config: &SftConfig) -> Result<f64> {
+fn mean_loss(model: &LanguageModel, records: &[Record<1>], config: &SftConfig) -> Result<f64> {
     let lengths: Vec<usize> = records.iter().map(Record::longest).collect();
     let (mut sum, mut n_tokens) = (0.0, 0);
-    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
-        let batch = batch_of(codec, records, &rows, model.device())?;
+    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
+        let batch = batch_of(records, &rows, config.layout, model.device())?;
         let (log_probs, _) = selected_log_probs_no_grad(model, &batch);
         sum -= log_probs.sum(Kind::Double).double_value(&[]);
         n_tokens += batch.n_response_tokens();
@@ -202,9 +199,9 @@ fn response_lengths(records: &[Record<1>], picked: &[usize]) -> Vec<usize> {
     picked.iter().map(|&i| records[i].texts[0].response().len()).collect()
 }
 
-fn batch_of(codec: &TextCodec, records: &[Record<1>], rows: &[usize], device: tch::Device) -> Result<TokenBatch> {
+fn batch_of(records: &[Record<1>], rows: &[usize], layout: BatchLayout, device: tch::Device) -> Result<TokenBatch> {
     let texts: Vec<_> = rows.iter().map(|&i| &records[i].texts[0]).collect();
-    TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
+    TokenBatch::new(&texts, layout, device)
 }
 
 #[cfg(test)]
@@ -271,7 +268,7 @@ mod tests {
         for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::SeqSum, Reduction::FixedNorm] {
             let gradients = |micro_batch_size| {
                 let config = SftConfig { micro_batch_size, reduction, ..SftConfig::default() };
-                let loss = accumulate(&model, &codec, &records, &picked, &config).expect("run").loss;
+                let loss = accumulate(&model, &records, &picked, &config).expect("run").loss;
                 (loss, take_gradients(model.parameters()))
             };
             let (loss, expected) = gradients(8);

@@ -67,7 +67,7 @@ impl RewardModel for BradleyTerry {
         let encode = |item: &Response<'_>| self.codec.encode(item.instruction, item.output, self.rule.ending());
         let texts = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let body = &self.model.body;
-        score_in_batches(items, &texts, body, &self.codec, self.max_batch, ctx, |batch| self.model.last_token_scores(batch))
+        score_in_batches(items, &texts, body, self.max_batch, ctx, |batch| self.model.last_token_scores(batch))
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

@@ -83,7 +83,7 @@ impl RewardModel for Likelihood {
                 }
             }
         };
-        score_in_batches(items, &texts, &self.model, &self.codec, self.config.max_batch, ctx, score)
+        score_in_batches(items, &texts, &self.model, self.config.max_batch, ctx, score)
     }
 }
 
@@ -115,9 +115,9 @@ mod tests {
         let model = LanguageModel::load(checkpoint.path(), tch::Device::Cpu).expect("loaded");
         // All logits of the whole text at once, the response's picked one by one.
         let text = codec.encode(&instruction, "no, the cat", Ending::WithEos).expect("encoded");
-        let ids: Vec<i64> = text.ids.iter().map(|&id| i64::from(id)).collect();
-        let log_probs = model.logits(&model.hidden(&Tensor::from_slice(&ids).unsqueeze(0))).log_softmax(-1, Kind::Double);
-        let expected: f64 = (text.response_start..ids.len()).map(|t| log_probs.double_value(&[0, t as i64 - 1, ids[t]])).sum();
+        let log_probs = model.logits(&model.hidden_of(&text.ids)).log_softmax(-1, Kind::Double);
+        let token = |t: usize| log_probs.double_value(&[t as i64 - 1, i64::from(text.ids[t])]);
+        let expected: f64 = (text.response_start..text.ids.len()).map(token).sum();
         let n = text.response().len() as f64;
 
         let item = [(instruction, "no, the cat")];

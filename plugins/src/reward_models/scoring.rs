@@ -2,7 +2,7 @@
 
 use farmhand_core::types::Response;
 use farmhand_core::{Error, Result, RunContext};
-use farmhand_models::{EncodedText, LanguageModel, TextCodec, TokenBatch, micro_batches};
+use farmhand_models::{BatchLayout, EncodedText, LanguageModel, TokenBatch, micro_batches};
 use tch::{Kind, Tensor, no_grad};
 
 /// Runs `score` over all texts, at most `max_rows` and 8192 tokens at a time, and puts the scores back in order. Checks
@@ -14,7 +14,6 @@ pub(super) fn score_in_batches(
     items: &[Response<'_>],
     texts: &[EncodedText],
     body: &LanguageModel,
-    codec: &TextCodec,
     max_rows: usize,
     ctx: &RunContext<'_>,
     score: impl Fn(&TokenBatch) -> Tensor,
@@ -28,10 +27,10 @@ pub(super) fn score_in_batches(
     }
     let mut scores = vec![0.0; texts.len()];
     let mut progress = ctx.progress("scoring", Some(texts.len() as u64), "answers");
-    for rows in micro_batches(&lengths, 8192, max_rows) {
+    for rows in micro_batches(&lengths, BatchLayout::Packed, 8192, max_rows) {
         ctx.cancel.check()?;
         let picked: Vec<&EncodedText> = rows.iter().map(|&row| &texts[row]).collect();
-        let batch = TokenBatch::new(&picked, codec.tokenizer.pad_id(), body.device())?;
+        let batch = TokenBatch::new(&picked, BatchLayout::Packed, body.device())?;
         let values = no_grad(|| score(&batch)).to_kind(Kind::Double).to_device(tch::Device::Cpu);
         let values = Vec::<f64>::try_from(values).map_err(|error| Error::other(error.to_string()))?;
         for (&row, value) in rows.iter().zip(values) {

@@ -17,7 +17,7 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, load_train_state, save_checkpoint,
+    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, load_train_state, save_checkpoint,
     save_train_state, tch_device,
 };
 use schemars::JsonSchema;
@@ -61,6 +61,8 @@ pub struct DpoConfig {
     pub micro_batch_size: usize,
     /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
+    /// How texts lie in a forward pass. Changes speed and memory, not the result.
+    pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
@@ -83,6 +85,7 @@ impl Default for DpoConfig {
             prompt: None,
             micro_batch_size: 16,
             micro_batch_tokens: 4096,
+            layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
             optim: OptimConfig { lr: 1e-6, ..OptimConfig::default() },
@@ -143,7 +146,7 @@ impl Learner for Dpo {
             // The policy has not moved yet, so without another reference it is the reference.
             let other = inputs.reference.map(|checkpoint| load_reference(checkpoint, &policy)).transpose()?;
             let reference = other.as_ref().unwrap_or(&policy);
-            let pairs = |records, name| Pairs::new(records, name, reference, &codec, config, ctx);
+            let pairs = |records, name| Pairs::new(records, name, reference, config, ctx);
             (pairs(train, "reference_log_probs.jsonl")?, pairs(held_out, "held_out_reference_log_probs.jsonl")?)
         };
         policy.set_trainable(true);
@@ -166,7 +169,7 @@ impl Learner for Dpo {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let pass = run_pairs(&policy, &codec, &train, picked, config, true)?;
+            let pass = run_pairs(&policy, &train, picked, config, true)?;
             let place = || format!("step {step}, preference pairs {}", ids_of(&train.records, picked));
             if !pass.loss.is_finite() {
                 return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
@@ -188,7 +191,7 @@ impl Learner for Dpo {
             let last = step + 1 == plan.n_steps();
             if !held_out.records.is_empty() && (last || (step + 1) % config.validate_every == 0) {
                 let all: Vec<usize> = (0..held_out.records.len()).collect();
-                let pass = run_pairs(&policy, &codec, &held_out, &all, config, false)?;
+                let pass = run_pairs(&policy, &held_out, &all, config, false)?;
                 ctx.scalar("dpo/validation_loss", step, pass.loss);
                 ctx.scalar("dpo/validation_accuracy", step, pass.accuracy);
                 ctx.scalar("dpo/validation_margin", step, pass.margin);

@@ -2,7 +2,7 @@
 
 use farmhand_core::{Error, Result, RunContext};
 use farmhand_models::{
-    LanguageModel, TextCodec, TokenBatch, micro_batches, selected_log_probs, selected_log_probs_no_grad, sequence_sums,
+    BatchLayout, LanguageModel, TokenBatch, micro_batches, selected_log_probs, selected_log_probs_no_grad, sequence_sums,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -29,7 +29,6 @@ impl Pairs {
         records: Vec<Record<2>>,
         name: &str,
         reference: &LanguageModel,
-        codec: &TextCodec,
         config: &DpoConfig,
         ctx: &RunContext<'_>,
     ) -> Result<Self> {
@@ -46,13 +45,18 @@ impl Pairs {
             (*place, known[i]) = (values, true);
         }
         let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "pairs");
-        for rows in micro_batches(&pair_lengths(&records), config.micro_batch_tokens, config.micro_batch_size) {
+        for rows in micro_batches(
+            &pair_lengths(&records, config.layout),
+            config.layout,
+            config.micro_batch_tokens,
+            config.micro_batch_size,
+        ) {
             progress.advance(rows.len() as u64);
             if rows.iter().all(|&row| known[row]) {
                 continue;
             }
             ctx.cancel.check()?;
-            let batch = batch_of(&records, &rows, codec, reference.device())?;
+            let batch = batch_of(&records, &rows, config.layout, reference.device())?;
             let (log_probs, _) = selected_log_probs_no_grad(reference, &batch);
             let totals =
                 Vec::<f32>::try_from(sequence_sums(&log_probs, &batch)).map_err(|error| Error::other(error.to_string()))?;
@@ -88,7 +92,6 @@ pub(super) struct Pass {
 /// Runs the picked pairs through the policy, micro-batch by micro-batch; with `train`, adds the gradient of their loss.
 pub(super) fn run_pairs(
     policy: &LanguageModel,
-    codec: &TextCodec,
     pairs: &Pairs,
     picked: &[usize],
     config: &DpoConfig,
@@ -98,10 +101,10 @@ pub(super) fn run_pairs(
     let chosen_lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].texts[0].response().len()).collect();
     let totals = StepTotals::of(&chosen_lengths).with_width(config.max_tokens);
     let mut pass = Pass::default();
-    let lengths: Vec<usize> = picked.iter().map(|&i| 2 * pairs.records[i].longest()).collect();
-    for rows in micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size) {
+    let lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].n_computed(config.layout)).collect();
+    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
         let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
-        let batch = batch_of(&pairs.records, &rows, codec, policy.device())?;
+        let batch = batch_of(&pairs.records, &rows, config.layout, policy.device())?;
         let selected = train.then(|| selected_log_probs(policy, &batch));
         let values = match &selected {
             Some(selected) => selected.values.shallow_clone(),
@@ -144,22 +147,22 @@ fn log_ratios(sums: &Tensor, lengths: &[usize], pairs: &Pairs, rows: &[usize]) -
 }
 
 /// The two texts of some pairs in one batch: all chosen answers, then all rejected ones.
-fn batch_of(records: &[Record<2>], rows: &[usize], codec: &TextCodec, device: tch::Device) -> Result<TokenBatch> {
+fn batch_of(records: &[Record<2>], rows: &[usize], layout: BatchLayout, device: tch::Device) -> Result<TokenBatch> {
     let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
     let texts: Vec<_> = side(0).chain(side(1)).collect();
-    TokenBatch::new(&texts, codec.tokenizer.pad_id(), device)
+    TokenBatch::new(&texts, layout, device)
 }
 
-/// Tokens a pair takes in a forward pass: two rows as long as its longer side.
-fn pair_lengths(records: &[Record<2>]) -> Vec<usize> {
-    records.iter().map(|record| 2 * record.longest()).collect()
+/// Tokens each pair takes in a forward pass.
+fn pair_lengths(records: &[Record<2>], layout: BatchLayout) -> Vec<usize> {
+    records.iter().map(|record| record.n_computed(layout)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use farmhand_core::NoEvents;
     use farmhand_core::types::PreferencePair;
-    use farmhand_models::Ending;
+    use farmhand_models::{Ending, TextCodec};
 
     use super::*;
     use crate::rl::pairwise::PairwiseLink;
@@ -168,7 +171,6 @@ mod tests {
 
     struct Fixture {
         stage: Stage,
-        codec: TextCodec,
         policy: LanguageModel,
         records: Vec<Record<2>>,
     }
@@ -184,18 +186,17 @@ mod tests {
             Record::new(&pair.instruction.id, [side(&pair.chosen), side(&pair.rejected)])
         };
         let records = pairs(8).iter().map(encode).collect();
-        Fixture { stage, codec, policy, records }
+        Fixture { stage, policy, records }
     }
 
     #[test]
     fn the_loss_is_ln_2_at_the_reference_and_every_log_ratio_zero() {
-        let Fixture { stage, codec, policy, records } = fixture();
+        let Fixture { stage, policy, records } = fixture();
         let config = DpoConfig::default();
-        let pairs =
-            Pairs::new(records, "reference.jsonl", &policy, &codec, &config, &stage.context(&NoEvents)).expect("computed");
+        let pairs = Pairs::new(records, "reference.jsonl", &policy, &config, &stage.context(&NoEvents)).expect("computed");
         for micro_batch_size in [1, 3, 8] {
             let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
-            let pass = run_pairs(&policy, &codec, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, false).expect("run");
+            let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, false).expect("run");
             assert!((pass.loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", pass.loss);
             assert!(pass.chosen.abs() < 1e-5 && pass.rejected.abs() < 1e-5);
         }
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn gradients_do_not_depend_on_the_micro_batches() {
-        let Fixture { codec, policy, records, .. } = fixture();
+        let Fixture { policy, records, .. } = fixture();
         // A reference unlike the policy, so that the pairs weigh differently.
         let reference = (0..8).map(|i| [-8.0 - i as f32, -9.0 + 0.5 * i as f32]).collect();
         let pairs = Pairs { records, reference };
@@ -214,7 +215,7 @@ mod tests {
         ] {
             let gradients = |micro_batch_size| {
                 let config = DpoConfig { micro_batch_size, link, nll_reduction, nll_weight: 0.3, ..DpoConfig::default() };
-                let loss = run_pairs(&policy, &codec, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, true).expect("run").loss;
+                let loss = run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, true).expect("run").loss;
                 (loss, take_gradients(policy.parameters()))
             };
             let (loss, expected) = gradients(8);
@@ -228,15 +229,14 @@ mod tests {
 
     #[test]
     fn reference_log_probs_are_read_from_the_journal_of_an_interrupted_run() {
-        let Fixture { stage, codec, policy, records } = fixture();
+        let Fixture { stage, policy, records } = fixture();
         let ctx = stage.context(&NoEvents);
-        let compute =
-            || Pairs::new(records.clone(), "reference.jsonl", &policy, &codec, &DpoConfig::default(), &ctx).expect("computed");
+        let compute = || Pairs::new(records.clone(), "reference.jsonl", &policy, &DpoConfig::default(), &ctx).expect("computed");
         let first = compute().reference;
         let _ = tch::no_grad(|| policy.parameters()[0].1.shallow_clone().g_mul_scalar_(2.0));
         assert_eq!(compute().reference, first);
         let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
-        let zeros = Pairs::new(records.clone(), "none.jsonl", &policy, &codec, &free, &ctx).expect("nothing to compute");
+        let zeros = Pairs::new(records.clone(), "none.jsonl", &policy, &free, &ctx).expect("nothing to compute");
         assert_eq!(zeros.reference, vec![[0.0; 2]; 8]);
     }
 }

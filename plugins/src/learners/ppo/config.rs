@@ -1,7 +1,7 @@
 //! The options of PPO.
 
 use farmhand_core::Problem;
-use farmhand_models::{OptimConfig, PromptFormat, Schedule};
+use farmhand_models::{BatchLayout, OptimConfig, PromptFormat, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,8 @@ pub struct PpoConfig {
     pub micro_batch_size: usize,
     /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
+    /// How texts lie in a forward pass. Changes speed and memory, not the result.
+    pub layout: BatchLayout,
     /// Rounds between saved states, ≥ 1.
     pub save_every: u64,
     /// The policy's optimiser; its schedule runs over all optimiser steps of all rounds.
@@ -113,6 +115,7 @@ impl Default for PpoConfig {
             generation_batch: 64,
             micro_batch_size: 32,
             micro_batch_tokens: 8192,
+            layout: BatchLayout::Packed,
             save_every: 5,
             value_optim: optim.clone(),
             optim,

@@ -50,7 +50,7 @@ pub(super) fn partition(lengths: &[usize], config: &PpoConfig, step: u64, epoch:
     let order = epoch_order(lengths.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
     let micro = |rows: &[usize]| {
         let lengths: Vec<usize> = rows.iter().map(|&row| lengths[row]).collect();
-        let groups = micro_batches(&lengths, config.micro_batch_tokens, config.micro_batch_size);
+        let groups = micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size);
         groups.into_iter().map(|group| group.into_iter().map(|i| rows[i]).collect()).collect()
     };
     order.chunks(config.batch_size).map(micro).collect()
@@ -158,7 +158,7 @@ impl Sampler<'_> {
     /// Some texts as one batch on the policy's device.
     pub(super) fn batch_of(&self, texts: &[EncodedText], rows: &[usize]) -> Result<TokenBatch> {
         let texts: Vec<&EncodedText> = rows.iter().map(|&row| &texts[row]).collect();
-        TokenBatch::new(&texts, self.codec.tokenizer.pad_id(), self.policy.device())
+        TokenBatch::new(&texts, self.config.layout, self.policy.device())
     }
 }
 

@@ -1,0 +1,104 @@
+//! The layers that architectures are made of. All work on flat tokens `[n, d]`: one row a token, whatever the layout.
+
+use farmhand_core::Result;
+use tch::Tensor;
+
+use crate::config_json::ConfigJson;
+
+/// An affine map of the last dimension.
+pub(crate) struct Linear {
+    /// `[to, from]`, or `[from, to]` when stored input-first.
+    weight: Tensor,
+    /// `[to]`.
+    bias: Option<Tensor>,
+    is_input_first: bool,
+}
+
+impl Linear {
+    /// A map whose weight is `[to, from]`, as nearly all checkpoints store it.
+    pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, is_input_first: false }
+    }
+
+    /// A map whose weight is `[from, to]`, as GPT-2's checkpoints store it.
+    pub(crate) fn input_first(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, is_input_first: true }
+    }
+
+    /// The weight as `[to, from]`; of one stored input-first a transposed view.
+    fn weight(&self) -> Tensor {
+        if self.is_input_first { self.weight.tr() } else { self.weight.shallow_clone() }
+    }
+
+    /// `[n, from]` → `[n, to]`, differentiable.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight(), self.bias.as_ref())
+    }
+}
+
+/// Root-mean-square normalisation (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>).
+pub(crate) struct RmsNorm {
+    /// `[d]`.
+    pub(crate) weight: Tensor,
+    pub(crate) eps: f64,
+}
+
+impl RmsNorm {
+    /// Normalises the last dimension.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.rms_norm(self.weight.size(), Some(&self.weight), self.eps)
+    }
+}
+
+/// Layer normalisation (Ba et al., 2016, <https://arxiv.org/abs/1607.06450>).
+pub(crate) struct LayerNorm {
+    /// `[d]`.
+    pub(crate) weight: Tensor,
+    /// `[d]`.
+    pub(crate) bias: Tensor,
+    pub(crate) eps: f64,
+}
+
+impl LayerNorm {
+    /// Normalises the last dimension.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// The activation functions of feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Silu,
+    Gelu,
+    GeluTanh,
+    Relu,
+}
+
+impl Activation {
+    /// The activation under `key`, by transformers' name.
+    pub(crate) fn read(json: &ConfigJson<'_>, key: &str, default: &str) -> Result<Self> {
+        match json.text_or(key, default)? {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            _ => Err(json.unsupported(key, "one of silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
+        }
+    }
+
+    /// Elementwise.
+    pub(crate) fn apply(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Silu => x.silu(),
+            Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
+            Self::Relu => x.relu(),
+        }
+    }
+
+    /// The gated unit of Shazeer, 2020, <https://arxiv.org/abs/2002.05202>: the activation of `gate`, times `up`.
+    pub(crate) fn gated(self, gate: &Tensor, up: &Tensor) -> Tensor {
+        self.apply(gate) * up
+    }
+}

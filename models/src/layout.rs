@@ -1,0 +1,196 @@
+//! How the texts of a batch lie in its flat tokens, and the attention that belongs to it.
+//!
+//! *Padded*: rows of one width, one attention call for all. *Packed*: only real tokens, one segment a text; texts with the
+//! same prompt share one segment for it, which is computed once, and their responses attend to it and to themselves.
+//! Everything but attention works on single tokens, so a packed batch wastes nothing there.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use tch::{Kind, Tensor};
+
+use crate::forward_pass::Attention;
+
+/// A run of tokens of one text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Tokens, ≥ 1.
+    pub(crate) length: i64,
+    /// The segment that comes before it in its text, if the text begins there.
+    pub(crate) prefix: Option<usize>,
+}
+
+/// The places of texts in flat tokens `[n]`.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// The position of each token in its text, `[n]`.
+    positions: Vec<i64>,
+    shape: Shape,
+    /// What is added to scores: made once and used by every layer.
+    masks: Mutex<BTreeMap<MaskShape, Tensor>>,
+}
+
+/// Query length, key length and window of a mask.
+type MaskShape = (i64, i64, Option<usize>);
+
+#[derive(Debug)]
+enum Shape {
+    /// `rows · width` tokens.
+    Padded { rows: i64, width: i64 },
+    /// The segments in order, a prefix before those that follow it.
+    Packed { segments: Vec<Segment> },
+}
+
+impl Layout {
+    /// Rows of one width, padded on the right.
+    pub(crate) fn padded(rows: usize, width: usize) -> Self {
+        let (rows, width) = (rows as i64, width as i64);
+        let positions = (0..rows).flat_map(|_| 0..width).collect();
+        Self { positions, shape: Shape::Padded { rows, width }, masks: Mutex::default() }
+    }
+
+    /// Segments one after the other.
+    pub(crate) fn packed(segments: Vec<Segment>) -> Self {
+        let start = |segment: &Segment| segment.prefix.map_or(0, |prefix| segments[prefix].length);
+        let positions = segments.iter().flat_map(|segment| start(segment)..start(segment) + segment.length).collect();
+        Self { positions, shape: Shape::Packed { segments }, masks: Mutex::default() }
+    }
+
+    /// `[n]`.
+    pub(crate) fn positions(&self) -> &[i64] {
+        &self.positions
+    }
+
+    /// Queries `[n, heads, dim]`, keys and values `[n, kv_heads, dim]` → `[n, heads · dim]`.
+    pub(crate) fn attend(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let size = queries.size();
+        let attended = match &self.shape {
+            Shape::Padded { rows, width } => {
+                let heads = |x: &Tensor| x.view([*rows, *width, x.size()[1], x.size()[2]]).transpose(1, 2);
+                self.attend_rows(attention, &heads(queries), &heads(keys), &heads(values)).transpose(1, 2).reshape(&size)
+            }
+            Shape::Packed { segments } => {
+                let lengths: Vec<i64> = segments.iter().map(|segment| segment.length).collect();
+                let heads = |x: &Tensor| -> Vec<Tensor> {
+                    x.split_with_sizes(&lengths, 0).iter().map(|part| part.transpose(0, 1).unsqueeze(0)).collect()
+                };
+                let (queries, keys, values) = (heads(queries), heads(keys), heads(values));
+                let attended: Vec<Tensor> = segments
+                    .iter()
+                    .enumerate()
+                    .map(|(i, segment)| {
+                        let whole = |parts: &[Tensor]| match segment.prefix {
+                            Some(prefix) => Tensor::cat(&[&parts[prefix], &parts[i]], 2),
+                            None => parts[i].shallow_clone(),
+                        };
+                        let attended = self.attend_rows(attention, &queries[i], &whole(&keys), &whole(&values));
+                        attended.squeeze_dim(0).transpose(0, 1)
+                    })
+                    .collect();
+                Tensor::cat(&attended, 0)
+            }
+        };
+        attended.reshape([size[0], size[1] * size[2]])
+    }
+
+    /// Queries `[b, heads, q, dim]` that are the last of keys and values `[b, kv_heads, k, dim]` → `[b, heads, q, dim]`.
+    fn attend_rows(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let (q, k) = (queries.size()[2], keys.size()[2]);
+        let window = attention.window.filter(|window| (*window as i64) < k);
+        let grouped = queries.size()[1] != keys.size()[1];
+        if let Some(cap) = attention.softcap {
+            let group = queries.size()[1] / keys.size()[1];
+            let (keys, values) =
+                (keys.repeat_interleave_self_int(group, 1, None), values.repeat_interleave_self_int(group, 1, None));
+            let scores = queries.matmul(&keys.transpose(2, 3)) * (attention.scale / cap);
+            let scores = scores.tanh() * cap + self.mask(q, k, window, queries);
+            return scores.softmax(-1, scores.kind()).matmul(&values);
+        }
+        let is_causal = q == k && window.is_none();
+        let mask = (!is_causal).then(|| self.mask(q, k, window, queries));
+        Tensor::scaled_dot_product_attention(queries, keys, values, mask, 0.0, is_causal, attention.scale, grouped)
+    }
+
+    /// What is added to the scores `[q, k]` of the last `q` of `k` tokens: 0 for what a token sees, −∞ for the rest.
+    fn mask(&self, q: i64, k: i64, window: Option<usize>, like: &Tensor) -> Tensor {
+        let mut masks = self.masks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mask = masks.entry((q, k, window)).or_insert_with(|| {
+            let options = (Kind::Int64, like.device());
+            let (own, other) = (Tensor::arange_start(k - q, k, options).unsqueeze(1), Tensor::arange(k, options).unsqueeze(0));
+            let distance = own - other;
+            let mut hidden = distance.lt(0);
+            if let Some(window) = window {
+                hidden = hidden.logical_or(&distance.ge(window as i64));
+            }
+            Tensor::zeros([q, k], (like.kind(), like.device())).masked_fill(&hidden, f64::NEG_INFINITY)
+        });
+        mask.shallow_clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::Seed;
+
+    use super::*;
+    use crate::language_model::normal;
+
+    /// The attention of the last `q` of `k` tokens, written out, in `f64`.
+    fn by_hand(attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let (q, k) = (queries.size()[0], keys.size()[0]);
+        let group = queries.size()[1] / keys.size()[1];
+        let wide = |x: &Tensor| x.to_kind(Kind::Double).repeat_interleave_self_int(group, 1, None).transpose(0, 1);
+        let mut scores = queries.to_kind(Kind::Double).transpose(0, 1).matmul(&wide(keys).transpose(1, 2)) * attention.scale;
+        if let Some(cap) = attention.softcap {
+            scores = (scores / cap).tanh() * cap;
+        }
+        for i in 0..q {
+            for j in 0..k {
+                let distance = k - q + i - j;
+                if distance < 0 || attention.window.is_some_and(|window| distance >= window as i64) {
+                    let _ = scores.narrow(1, i, 1).narrow(2, j, 1).fill_(f64::NEG_INFINITY);
+                }
+            }
+        }
+        scores.softmax(-1, Kind::Double).matmul(&wide(values)).transpose(0, 1).reshape([q, -1])
+    }
+
+    fn random(shape: &[i64], part: u64) -> Tensor {
+        normal(shape, 1.0, Seed::root(part))
+    }
+
+    #[test]
+    fn every_layout_gives_the_attention_of_each_text_written_out() {
+        let kinds = [
+            Attention::causal(8),
+            Attention { window: Some(3), ..Attention::causal(8) },
+            Attention { softcap: Some(2.0), scale: 0.9, window: None },
+            Attention { softcap: Some(2.0), scale: 0.9, window: Some(4) },
+        ];
+        let (heads, kv_heads, dim) = (4, 2, 8);
+        for attention in kinds {
+            let tokens = |n: i64, seed| {
+                (random(&[n, heads, dim], seed), random(&[n, kv_heads, dim], seed + 1), random(&[n, kv_heads, dim], seed + 2))
+            };
+            let close = |ours: &Tensor, expected: &Tensor| {
+                let difference = (ours - expected).abs().max().double_value(&[]);
+                assert!(difference < 1e-6, "{attention:?}: {difference}");
+            };
+            let (q, k, v) = tokens(10, 1);
+            let padded = Layout::padded(2, 5).attend(&attention, &q, &k, &v);
+            for row in 0..2 {
+                let part = |x: &Tensor| x.narrow(0, row * 5, 5);
+                close(&part(&padded), &by_hand(&attention, &part(&q), &part(&k), &part(&v)));
+            }
+            // Two responses to one prompt of 4 tokens, and another text.
+            let segment = |length, prefix| Segment { length, prefix };
+            let segments = vec![segment(4, None), segment(2, Some(0)), segment(1, None), segment(3, Some(0))];
+            let packed = Layout::packed(segments).attend(&attention, &q, &k, &v);
+            for (start, length, prompt) in [(0, 4, 0), (4, 2, 4), (6, 1, 0), (7, 3, 4)] {
+                let own = |x: &Tensor| x.narrow(0, start, length);
+                let whole = |x: &Tensor| Tensor::cat(&[x.narrow(0, 0, prompt), own(x)], 0);
+                close(&own(&packed), &by_hand(&attention, &own(&q), &whole(&k), &whole(&v)));
+            }
+        }
+    }
+}
