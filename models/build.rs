@@ -1,9 +1,39 @@
-//! Lets this crate's tests, examples and benches find libtorch without LD_LIBRARY_PATH.
+//! Compiles the C++ shim, and lets this crate's tests, examples and benches find libtorch without LD_LIBRARY_PATH.
+
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
-    if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
-    }
+    let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else { return };
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    compile_shim(&lib);
+}
+
+/// Every `.cpp` file of `shim/` but the kernels that are compiled once per instruction set (`cpu_kernels_*.cpp`), as one
+/// static library, against the headers beside libtorch's libraries.
+fn compile_shim(lib: &Path) {
+    println!("cargo::rerun-if-changed=shim");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    let mut sources: Vec<PathBuf> = std::fs::read_dir("shim")
+        .expect("the folder `shim` stands beside build.rs")
+        .map(|entry| entry.expect("the folder `shim` can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+        .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cpu_kernels_")))
+        .collect();
+    sources.sort();
+    // The same choices as torch-sys makes for its own C++, so that both see the same types.
+    let abi = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    let include = std::env::var_os("LIBTORCH_INCLUDE").map_or_else(|| lib.with_file_name(""), PathBuf::from).join("include");
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .warnings(false)
+        .opt_level(2)
+        .debug(false)
+        .includes([include.join("torch/csrc/api/include"), include])
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        .files(sources)
+        .compile("farmhand_shim");
 }

@@ -30,6 +30,7 @@ mod layout;
 mod llama;
 mod log_probs;
 mod memory_estimate;
+pub mod native;
 mod prompt;
 mod restore_tensors;
 mod rotary;
