@@ -19,6 +19,8 @@ void keep_error(const char* text) noexcept {
   }
 }
 
+const char* kept_error() noexcept { return last_error.c_str(); }
+
 // One argument as Rust writes it down; which member counts is said by `kind`.
 struct Argument {
   int32_t kind;
@@ -67,7 +69,10 @@ static const c10::OperatorHandle operator_named(const char* name, const char* ov
 
 extern "C" {
 
-const char* farmhand_last_error() { return farmhand::last_error.c_str(); }
+const char* farmhand_last_error() { return farmhand::kept_error(); }
+
+// For Rust code that C++ calls.
+void farmhand_keep_error(const char* text) { farmhand::keep_error(text); }
 
 // Writes the operator's schema into `text`, cut off at `capacity` bytes with the closing zero.
 int farmhand_schema(const char* name, const char* overload, char* text, size_t capacity) {

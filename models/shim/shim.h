@@ -10,6 +10,9 @@ namespace farmhand {
 // Keeps `text` for `farmhand_last_error` on this thread.
 void keep_error(const char* text) noexcept;
 
+// The text kept last on this thread.
+const char* kept_error() noexcept;
+
 // Runs `body`; every function that Rust calls returns what this returns: 0, or 1 with the error's text kept.
 template <class Body>
 int guarded(Body&& body) noexcept {
