@@ -5,6 +5,7 @@
 
 mod autograd;
 mod linear;
+mod mkl;
 mod ops;
 
 pub use autograd::{backward, checkpoint, set_gradient};
