@@ -19,10 +19,15 @@ pub(crate) type ReadArchitecture = fn(&ConfigJson<'_>) -> Result<Arc<dyn Archite
 
 /// The known values of `model_type`, and how their configuration is read.
 const KNOWN: &[(&str, ReadArchitecture)] = &[
+    ("gemma2", crate::gemma::read_gemma2),
+    ("gemma3_text", crate::gemma::read_gemma3),
     ("gpt2", crate::gpt2::read),
+    ("gpt_neox", crate::gpt_neox::read),
     ("llama", crate::llama::read_llama),
     ("mistral", crate::llama::read_mistral),
+    ("phi3", crate::llama::read_phi3),
     ("qwen2", crate::llama::read_qwen2),
+    ("qwen3", crate::llama::read_qwen3),
 ];
 
 /// The architecture a `config.json` describes.
@@ -79,6 +84,9 @@ impl ParameterSpec {
     }
 }
 
+/// The name of the output head in nearly every architecture.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
 /// The parsed configuration of one architecture.
 pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
     /// Its sizes.
@@ -89,6 +97,16 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
 
     /// The name of the token embedding `[v, d]`, which is also the output head of a tied model.
     fn embedding(&self) -> &'static str;
+
+    /// The name of an output head that is not tied.
+    fn head(&self) -> &'static str {
+        HEAD
+    }
+
+    /// Logits are bent to softcap · tanh(logit / softcap).
+    fn logit_softcap(&self) -> Option<f64> {
+        None
+    }
 
     /// What names of the body start with in a checkpoint of the full model and not in one of the bare body.
     fn prefix(&self) -> &'static str;

@@ -224,15 +224,12 @@ impl ModelConfig {
         if with_head && !self.is_tied() {
             let shape = self.shape();
             let init = crate::architecture::Init::Normal(self.architecture.init_std());
-            specs.push(ParameterSpec::new(HEAD, &[shape.vocab_size, shape.hidden_size], init));
+            specs.push(ParameterSpec::new(self.architecture.head(), &[shape.vocab_size, shape.hidden_size], init));
         }
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs
     }
 }
-
-/// The name of an output head that is not tied.
-pub(crate) const HEAD: &str = "lm_head.weight";
 
 #[cfg(test)]
 mod tests {
@@ -252,10 +249,11 @@ mod tests {
         let cases = [
             ("model_type", json!("bloom"), "unknown `model_type` `bloom`"),
             ("hidden_act", json!("quick_gelu"), "`hidden_act` is `\"quick_gelu\"`"),
-            ("rope_scaling", json!({ "rope_type": "longrope" }), "`rope_type` is `\"longrope\"`"),
-            ("rope_parameters", json!({ "full_attention": {} }), "`full_attention` is `{}`"),
+            ("rope_scaling", json!({ "rope_type": "ntk" }), "`rope_scaling.rope_type` is `\"ntk\"`"),
+            ("rope_parameters", json!({ "full_attention": {} }), "`rope_parameters.full_attention` is `{}`"),
             ("quantization_config", json!({ "bits": 4 }), "`quantization_config`"),
-            ("layer_types", json!(["sliding_attention"]), "`layer_types`"),
+            ("layer_types", json!(["sliding_attention", "full_attention"]), "without a sliding window"),
+            ("layer_types", json!(["full_attention"]), "a list of 2 texts"),
             ("num_key_value_heads", json!(3), "a divisor of `num_attention_heads`, which is 4"),
             ("hidden_size", json!("wide"), "expected a positive integer"),
         ];
@@ -265,16 +263,46 @@ mod tests {
             let error = parse(json).expect_err(key);
             assert!(error.message().contains(expected), "{key}: {error}");
         }
-        let mut qwen = tiny();
-        qwen["model_type"] = json!("qwen2");
-        assert!(parse(qwen.clone()).is_ok());
-        qwen["use_sliding_window"] = json!(true);
-        assert!(parse(qwen).is_err());
-        let mut mistral = tiny();
-        mistral["model_type"] = json!("mistral");
-        assert!(parse(mistral.clone()).is_err(), "an absent window means 4096");
-        mistral["sliding_window"] = Value::Null;
-        assert!(parse(mistral).is_ok());
+    }
+
+    #[test]
+    fn families_read_their_own_keys() {
+        let with = |model_type: &str, changes: Value| {
+            let mut json = tiny();
+            json["model_type"] = json!(model_type);
+            for (key, value) in changes.as_object().expect("an object") {
+                json[key] = value.clone();
+            }
+            parse(json)
+        };
+        let refused = |model_type: &str, changes: Value| with(model_type, changes).expect_err("refused").to_string();
+        // A window for some layers only is what Mistral does not have.
+        let mixed = json!(["sliding_attention", "full_attention"]);
+        assert!(refused("mistral", json!({ "layer_types": mixed })).contains("`layer_types`"));
+        assert!(with("qwen2", json!({ "use_sliding_window": true, "layer_types": mixed })).is_ok());
+        assert!(refused("qwen2", json!({ "layer_types": mixed })).contains("without a sliding window"));
+        assert!(refused("qwen2", json!({ "max_window_layers": -1 })).contains("an integer from 0 on"));
+        assert!(refused("qwen3", json!({})).contains("`head_dim` is missing"));
+        assert!(refused("gemma2", json!({ "use_bidirectional_attention": true })).contains("use_bidirectional_attention"));
+        assert!(refused("gemma2", json!({ "final_logit_softcapping": -1 })).contains("a number above 0"));
+        assert!(refused("gemma3_text", json!({ "attn_logit_softcapping": 50.0 })).contains("not supported"));
+        assert!(refused("gpt_neox", json!({ "rotary_pct": 1.5 })).contains("at most 1"));
+        // Rotary settings by layer type, in either spelling.
+        let rope =
+            json!({ "full_attention": { "rope_type": "linear", "rope_theta": 1e6, "factor": 8.0 }, "sliding_attention": {} });
+        let new = with("gemma3_text", json!({ "rope_theta": null, "rope_parameters": rope })).expect("valid");
+        let old =
+            json!({ "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
+        let old = with("gemma3_text", old).expect("valid");
+        assert_eq!(format!("{:?}", new.architecture()), format!("{:?}", old.architecture()));
+        let flat = json!({ "rope_type": "default" });
+        assert!(refused("gemma3_text", json!({ "rope_parameters": flat })).contains("`full_attention` and `sliding_attention`"));
+        assert!(refused("gemma3_text", json!({ "rope_parameters": rope, "rope_scaling": flat })).contains("both"));
+        // The context of LongRoPE ends where its second list would begin.
+        let long = json!({ "type": "su", "short_factor": vec![1.0; 8], "long_factor": vec![2.0; 8] });
+        let phi = with("phi3", json!({ "rope_scaling": long, "original_max_position_embeddings": 100 })).expect("valid");
+        assert_eq!(phi.max_positions(), 100);
+        assert!(refused("phi3", json!({ "rope_scaling": long })).contains("original_max_position_embeddings` is missing"));
     }
 
     #[test]

@@ -8,11 +8,13 @@ use serde_json::{Map, Value};
 pub(crate) struct ConfigJson<'a> {
     fields: &'a Map<String, Value>,
     source: &'a str,
+    /// The keys it stands under in its file, outermost first; at most two are kept.
+    parents: [Option<&'a str>; 2],
 }
 
 impl<'a> ConfigJson<'a> {
     pub(crate) fn new(fields: &'a Map<String, Value>, source: &'a str) -> Self {
-        Self { fields, source }
+        Self { fields, source, parents: [None; 2] }
     }
 
     /// Where it came from, for messages.
@@ -36,10 +38,14 @@ impl<'a> ConfigJson<'a> {
     }
 
     /// The object under a key, if there is one.
-    pub(crate) fn object(&self, key: &str) -> Result<Option<ConfigJson<'a>>> {
+    pub(crate) fn object(&self, key: &'a str) -> Result<Option<ConfigJson<'a>>> {
         match self.find(key) {
             None => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(ConfigJson { fields, source: self.source })),
+            Some(Value::Object(fields)) => {
+                let [outer, _] = self.parents;
+                let parents = if outer.is_none() { [Some(key), None] } else { [outer, Some(key)] };
+                Ok(Some(ConfigJson { fields, source: self.source, parents }))
+            }
             Some(_) => Err(self.wrong(key, "an object")),
         }
     }
@@ -68,6 +74,13 @@ impl<'a> ConfigJson<'a> {
         if self.is_set(key) { self.size(key) } else { Ok(default) }
     }
 
+    /// A count: an integer from 0 on, below 2^31.
+    pub(crate) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.find(key) else { return Ok(default) };
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count < 1 << 31);
+        count.ok_or_else(|| self.wrong(key, "an integer from 0 on"))
+    }
+
     /// A finite number.
     pub(crate) fn number(&self, key: &str) -> Result<f64> {
         let value = self.require(key, "a number")?;
@@ -86,6 +99,15 @@ impl<'a> ConfigJson<'a> {
 
     pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
         if self.is_set(key) { self.positive(key) } else { Ok(default) }
+    }
+
+    /// A list of `n` numbers above zero.
+    pub(crate) fn positives(&self, key: &str, n: usize) -> Result<Vec<f64>> {
+        let expected = format!("a list of {n} numbers above 0");
+        let values = self.require(key, &expected)?.as_array();
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers: Option<Vec<f64>> = values.and_then(|values| values.iter().map(number).collect());
+        numbers.filter(|numbers| numbers.len() == n).ok_or_else(|| self.wrong(key, &expected))
     }
 
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
@@ -114,18 +136,26 @@ impl<'a> ConfigJson<'a> {
     /// "this feature is not supported here": a value that is valid for transformers and would change the maths.
     pub(crate) fn unsupported(&self, key: &str, supported: &str) -> Error {
         let got = self.find(key).map_or_else(|| "nothing".to_owned(), abbreviate);
-        Error::invalid_config(format!("{}: `{key}` is {got}, which is not supported", self.source))
+        Error::invalid_config(format!("{}: `{}` is {got}, which is not supported", self.source, self.path(key)))
             .with_hint(format!("supported is {supported}"))
     }
 
     fn require(&self, key: &str, expected: &str) -> Result<&'a Value> {
-        self.find(key).ok_or_else(|| Error::invalid_config(format!("{}: `{key}` is missing, expected {expected}", self.source)))
+        self.find(key).ok_or_else(|| {
+            Error::invalid_config(format!("{}: `{}` is missing, expected {expected}", self.source, self.path(key)))
+        })
+    }
+
+    /// A key with those it stands under, such as `rope_scaling.factor`.
+    fn path(&self, key: &str) -> String {
+        let parents = self.parents.into_iter().flatten();
+        parents.chain([key]).collect::<Vec<_>>().join(".")
     }
 
     /// "expected this, got that".
     pub(crate) fn wrong(&self, key: &str, expected: &str) -> Error {
         let got = self.find(key).map_or_else(|| "nothing".to_owned(), abbreviate);
-        Error::invalid_config(format!("{}: `{key}`: expected {expected}, got {got}", self.source))
+        Error::invalid_config(format!("{}: `{}`: expected {expected}, got {got}", self.source, self.path(key)))
     }
 }
 
@@ -143,7 +173,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_file_the_key_and_both_values() {
-        let value = serde_json::json!({ "a": 0, "b": "x", "c": null, "e": [1, 2] });
+        let value = serde_json::json!({ "a": 0, "b": "x", "c": null, "e": [1, 2], "f": { "g": { "h": -1 } } });
         let Value::Object(fields) = value else { panic!("an object") };
         let json = ConfigJson::new(&fields, "`m/config.json`");
         let message = |error: Error| error.message().to_owned();
@@ -153,5 +183,9 @@ mod tests {
         assert_eq!(json.size_or("c", 3).expect("null is absent"), 3);
         assert_eq!(json.token_ids("e").expect("ids"), [1, 2]);
         assert!(json.token_ids("b").is_err());
+        assert_eq!(json.positives("e", 2).expect("numbers"), [1.0, 2.0]);
+        assert!(message(json.positives("e", 3).expect_err("too few")).contains("`e`: expected a list of 3 numbers above 0"));
+        let inner = json.object("f").expect("an object").and_then(|f| f.object("g").expect("an object")).expect("there");
+        assert!(message(inner.size("h").expect_err("negative")).contains("`f.g.h`: expected a positive integer, got `-1`"));
     }
 }

@@ -7,6 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::forward_pass::{Attention, Pass};
+use crate::layout::Layout;
 
 /// Slots a cache grows by.
 const BLOCK: i64 = 128;
@@ -24,6 +25,10 @@ pub(crate) struct KvCache {
     mask: Option<Tensor>,
     /// The next position of each row, `[b]`.
     positions: Tensor,
+    /// Slots of the prompts.
+    longest: i64,
+    /// How far the slots after the prompts lie behind their positions in each row, `[b]`: the padding of its prompt.
+    shifts: Tensor,
 }
 
 impl KvCache {
@@ -39,7 +44,9 @@ impl KvCache {
             let zeros = Tensor::zeros(padding.size(), (Kind::Float, device));
             zeros.masked_fill(&padding, f64::NEG_INFINITY).unsqueeze(1).unsqueeze(1)
         });
-        Self { layers: (0..n_layers).map(|_| None).collect(), filled: 0, adding: longest, capacity, mask, positions }
+        let shifts = longest - &positions;
+        let layers = (0..n_layers).map(|_| None).collect();
+        Self { layers, filled: 0, adding: longest, capacity, mask, positions, longest, shifts }
     }
 
     /// Stores this pass's keys and values `[b, kv_heads, t, d]` of one layer.
@@ -61,9 +68,17 @@ impl KvCache {
         (keys.narrow(2, 0, slots), values.narrow(2, 0, slots))
     }
 
-    /// The mask over the slots of this pass, if there is padding.
-    pub(crate) fn mask(&self) -> Option<Tensor> {
-        self.mask.as_ref().map(|mask| mask.narrow(3, 0, self.filled + self.adding))
+    /// The mask over the slots of a step, if there is padding or something has left the window.
+    pub(crate) fn mask(&self, window: Option<usize>) -> Option<Tensor> {
+        let slots = self.filled + self.adding;
+        let padding = self.mask.as_ref().map(|mask| mask.narrow(3, 0, slots));
+        let Some(window) = window.map(|window| window as i64).filter(|window| *window < slots) else { return padding };
+        let slots = Tensor::arange(slots, (Kind::Int64, self.positions.device())).unsqueeze(0);
+        let positions = &slots - slots.ge(self.longest).to_kind(Kind::Int64) * self.shifts.unsqueeze(1);
+        let left = positions.le_tensor(&(&self.positions - window).unsqueeze(1));
+        let zeros = Tensor::zeros(left.size(), (Kind::Float, left.device()));
+        let mask = zeros.masked_fill(&left, f64::NEG_INFINITY).unsqueeze(1).unsqueeze(1);
+        Some(padding.map_or_else(|| mask.shallow_clone(), |padding| padding + &mask))
     }
 
     /// Ends the prefill: the next pass is a step.
@@ -88,6 +103,7 @@ impl KvCache {
         }
         self.mask = self.mask.as_ref().map(|mask| mask.index_select(0, rows));
         self.positions = self.positions.index_select(0, rows);
+        self.shifts = self.shifts.index_select(0, rows);
     }
 
     /// Whether the next pass feeds the prompts.
@@ -131,19 +147,22 @@ impl Pass for CachedPass<'_> {
     fn attend(&mut self, layer: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
         let size = queries.size();
         let rows = |x: &Tensor| x.view([self.rows, -1, x.size()[1], x.size()[2]]).transpose(1, 2);
-        let (queries, keys, values) = (rows(queries), rows(keys), rows(values));
-        self.cache.append(layer, &keys, &values);
-        let sdpa = |q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<Tensor>, causal: bool, grouped: bool| {
-            Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, attention.scale, grouped)
-        };
-        let attended = if self.cache.is_prefill() {
-            sdpa(&queries, &keys, &values, None, true, queries.size()[1] != keys.size()[1]).transpose(1, 2)
-        } else {
-            let (keys, values) = self.cache.filled(layer);
-            // The heads that share a key-value head stand where several queries would: grouped attention without copies.
-            let n_kv_heads = keys.size()[1];
-            let grouped = queries.reshape([self.rows, n_kv_heads, size[1] / n_kv_heads, size[2]]);
-            sdpa(&grouped, &keys, &values, self.cache.mask(), false, false)
+        self.cache.append(layer, &rows(keys), &rows(values));
+        if self.cache.is_prefill() {
+            return Layout::padded(self.rows as usize, self.cache.adding as usize).attend(attention, queries, keys, values);
+        }
+        let (keys, values) = self.cache.filled(layer);
+        // The heads that share a key-value head stand where several queries would: grouped attention without copies.
+        let n_kv_heads = keys.size()[1];
+        let queries = rows(queries).reshape([self.rows, n_kv_heads, size[1] / n_kv_heads, size[2]]);
+        let mask = self.cache.mask(attention.window);
+        let attended = match attention.softcap {
+            None => Tensor::scaled_dot_product_attention(&queries, &keys, &values, mask, 0.0, false, attention.scale, false),
+            Some(cap) => {
+                let scores = (queries.matmul(&keys.transpose(2, 3)) * (attention.scale / cap)).tanh() * cap;
+                let scores = if let Some(mask) = mask { scores + mask } else { scores };
+                scores.softmax(-1, Kind::Float).matmul(&values)
+            }
         };
         attended.reshape([size[0], size[1] * size[2]])
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use farmhand_core::{Error, Result, Seed};
 use tch::{Device, Tensor};
 
-use crate::architecture::{Body, Init, ParameterSpec, Parameters};
+use crate::architecture::{Body, HEAD, Init, ParameterSpec, Parameters};
 use crate::batch::TokenBatch;
-use crate::config::{HEAD, ModelConfig};
+use crate::config::ModelConfig;
 use crate::forward_pass::{Pass, WholePass, indices};
 use crate::layout::{Layout, Segment};
 use crate::safetensors_file::write_safetensors;
@@ -43,16 +43,42 @@ impl LanguageModel {
     /// As [`LanguageModel::load`] from open files, with the output head or without.
     pub(crate) fn load_with(config: ModelConfig, files: &mut WeightFiles, with_head: bool, device: Device) -> Result<Self> {
         let specs = config.parameters(with_head);
-        let prefix = config.architecture().prefix();
+        let architecture = config.architecture();
+        let (prefix, embedding, head) = (architecture.prefix(), architecture.embedding(), architecture.head());
         // Checkpoints of a bare body lack the prefix.
-        let embedding = config.architecture().embedding();
         let is_bare = !files.contains(embedding) && embedding.strip_prefix(prefix).is_some_and(|name| files.contains(name));
-        let stored = |name: &'_ str| if is_bare { name.strip_prefix(prefix).unwrap_or(name).to_owned() } else { name.to_owned() };
+        let stored_head = if files.contains(head) { head } else { HEAD };
+        let stored = |name: &str| match name.strip_prefix(prefix) {
+            Some(bare) if is_bare => bare.to_owned(),
+            _ if name == head => stored_head.to_owned(),
+            _ => name.to_owned(),
+        };
         refuse_unknown_tensors(&config, &specs, files, &stored)?;
         let mut parameters = Vec::with_capacity(specs.len());
         for spec in &specs {
-            let tensor = files.read(&stored(&spec.name), spec, device)?;
+            let tensor = files.read(&stored(&spec.name), spec, device).map_err(|error| {
+                if spec.name != head || files.contains(stored_head) {
+                    return error;
+                }
+                error.with_hint(
+                    "config.json says that the model has an output head of its own; if the embedding is its head, \
+                     `tie_word_embeddings` must be true",
+                )
+            })?;
             parameters.push((spec.name.clone(), tensor));
+        }
+        if config.is_tied() && files.contains(stored_head) {
+            let spec = specs.iter().find(|spec| spec.name == embedding).expect("every model has an embedding");
+            let rows = parameters.iter().find(|(name, _)| name == embedding).map(|(_, tensor)| tensor);
+            if files.read(stored_head, spec, device)?.ne_tensor(rows.expect("it was read")).any().int64_value(&[]) != 0 {
+                return Err(Error::invalid_data(format!(
+                    "config.json ties the output head to the embedding, but in the weights `{stored_head}` differs from `{}`",
+                    stored(embedding)
+                ))
+                .with_hint(format!(
+                    "if the model has a head of its own, set `tie_word_embeddings` to false in config.json; if not, remove `{stored_head}`"
+                )));
+            }
         }
         Ok(Self::assemble(config, parameters, device))
     }
@@ -77,7 +103,11 @@ impl LanguageModel {
     /// The model over parameters that have the names and shapes of `config`, sorted by name.
     fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>, device: Device) -> Self {
         let by_name = Parameters::new(&parameters);
-        let head = if config.is_tied() { by_name.find(config.architecture().embedding()) } else { by_name.find(HEAD) };
+        let head = if config.is_tied() {
+            by_name.find(config.architecture().embedding())
+        } else {
+            by_name.find(config.architecture().head())
+        };
         let body = config.architecture().body(&by_name);
         Self { config, parameters, body, head, device }
     }
@@ -154,12 +184,21 @@ impl LanguageModel {
         self.body.finish(&x)
     }
 
-    /// Logits `[.., v]` of hidden states `[.., d]`.
+    /// Logits `[.., v]` of hidden states `[.., d]`, bent where the architecture has a softcap.
     ///
     /// # Panics
     /// When the model is the body of a scalar model and has no output head.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(self.head(), None::<Tensor>)
+        let logits = hidden.linear(self.head(), None::<Tensor>);
+        match self.logit_softcap() {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    /// Where logits are bent to softcap · tanh(logit / softcap): the softcap.
+    pub(crate) fn logit_softcap(&self) -> Option<f64> {
+        self.config.architecture().logit_softcap()
     }
 
     /// The output head `[v, d]`, which is the embedding of a tied model.
@@ -175,7 +214,8 @@ impl LanguageModel {
     /// The same model without an output head of its own; the embedding of a tied model stays.
     #[must_use]
     pub(crate) fn without_head(self) -> Self {
-        let parameters = self.parameters.into_iter().filter(|(name, _)| name != HEAD).collect();
+        let head = self.config.architecture().head();
+        let parameters = self.parameters.into_iter().filter(|(name, _)| name != head).collect();
         Self::assemble(self.config, parameters, self.device)
     }
 
@@ -227,8 +267,14 @@ fn refuse_unknown_tensors(
     stored: &impl Fn(&str) -> String,
 ) -> Result<()> {
     let known: std::collections::BTreeSet<String> = specs.iter().map(|spec| stored(&spec.name)).collect();
+    let architecture = config.architecture();
+    // A head may be stored beside a body that does not use it.
+    let needs_head = known.contains(HEAD) || known.contains(architecture.head());
     let is_fine = |name: &str| {
-        known.contains(name) || name == HEAD || name.starts_with("score.") || config.architecture().is_stored_constant(name)
+        known.contains(name)
+            || !needs_head && (name == HEAD || name == architecture.head())
+            || name.starts_with("score.")
+            || architecture.is_stored_constant(name)
     };
     let unknown: Vec<&str> = files.names().filter(|name| !is_fine(name)).collect();
     if unknown.is_empty() || specs.iter().any(|spec| !files.contains(&stored(&spec.name))) {

@@ -1,4 +1,5 @@
-//! The Llama family: Llama 1 to 3, SmolLM2, Mistral and Qwen2, which differ in sizes, biases and rotary settings.
+//! The Llama family: Llama 1 to 3, SmolLM2, Mistral, Qwen2, Qwen3 and Phi-3, which differ in sizes, biases, windows,
+//! rotary settings, norms on queries and keys, and in whether projections of one input are stored as one.
 //!
 //! Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>: pre-norm blocks with RMS norm (Zhang and Sennrich,
 //! 2019), rotary positions, grouped-query attention (Ainslie et al., 2023) and a gated feed-forward layer (Shazeer, 2020).
@@ -11,8 +12,9 @@ use tch::Tensor;
 use crate::architecture::{Architecture, Body, Init, ModelShape, ParameterSpec, Parameters, embed};
 use crate::config_json::ConfigJson;
 use crate::forward_pass::{Attention, Pass};
+use crate::layer_windows::{LayerWindows, read_layer_windows, read_window};
 use crate::layers::{Activation, Linear, RmsNorm};
-use crate::rotary::{Rotary, RotaryEmbedding, RotaryTables};
+use crate::rotary::{Rotary, RotaryEmbedding, RotarySpelling, RotaryTables};
 
 /// The configuration of a model of the family.
 #[derive(Debug, Clone)]
@@ -23,6 +25,11 @@ struct Llama {
     activation: Activation,
     norm_eps: f64,
     rotary: Rotary,
+    windows: LayerWindows,
+    /// Norms on the heads of queries and keys.
+    has_head_norms: bool,
+    /// Whether queries, keys and values come from one stored projection, and gate and up from another.
+    is_fused: bool,
     /// Biases on the query, key and value projections.
     qkv_bias: bool,
     /// A bias on the attention's output projection.
@@ -37,28 +44,48 @@ struct Llama {
 pub(crate) fn read_llama(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
     let bias = json.flag_or("attention_bias", false)?;
     let mlp_bias = json.flag_or("mlp_bias", false)?;
-    let llama = Llama { qkv_bias: bias, output_bias: bias, mlp_bias, ..read(json, "LlamaForSequenceClassification")? };
-    Ok(Arc::new(llama))
+    let llama = read(json, RotarySpelling::PLAIN, "LlamaForSequenceClassification")?;
+    let windows = read_layer_windows(json, llama.shape.n_layers, None, |_| false)?;
+    Ok(Arc::new(Llama { qkv_bias: bias, output_bias: bias, mlp_bias, windows, ..llama }))
 }
 
-/// Reads `model_type` `mistral`, which is Llama when no sliding window is in use.
+/// Reads `model_type` `mistral`, which has one window in every layer or none in any.
 pub(crate) fn read_mistral(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
-    // Absent means 4096 to transformers; only an explicit null switches the window off.
-    if !json.is_null("sliding_window") {
-        return Err(json.unsupported("sliding_window", "null"));
-    }
     json.size("num_key_value_heads")?;
-    Ok(Arc::new(read(json, "MistralForSequenceClassification")?))
+    let llama = read(json, RotarySpelling::PLAIN, "MistralForSequenceClassification")?;
+    let window = read_window(json, Some(4096))?;
+    let windows = vec![window; llama.shape.n_layers];
+    if read_layer_windows(json, windows.len(), window, |_| true)? != windows {
+        return Err(json.unsupported("layer_types", "one kind of attention in all layers, as `sliding_window` says"));
+    }
+    Ok(Arc::new(Llama { windows, ..llama }))
 }
 
 /// Reads `model_type` `qwen2`, which has biases on queries, keys and values.
 pub(crate) fn read_qwen2(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
-    json.expect_flag("use_sliding_window", false)?;
     json.size("num_key_value_heads")?;
-    Ok(Arc::new(Llama { qkv_bias: true, ..read(json, "Qwen2ForSequenceClassification")? }))
+    let llama = read(json, RotarySpelling::PLAIN, "Qwen2ForSequenceClassification")?;
+    Ok(Arc::new(Llama { qkv_bias: true, windows: read_upper_windows(json, llama.shape.n_layers)?, ..llama }))
 }
 
-fn read(json: &ConfigJson<'_>, scalar_class: &'static str) -> Result<Llama> {
+/// Reads `model_type` `qwen3`, which has norms on queries and keys instead of biases.
+pub(crate) fn read_qwen3(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
+    json.size("num_key_value_heads")?;
+    json.size("head_dim")?;
+    let bias = json.flag_or("attention_bias", false)?;
+    let llama = read(json, RotarySpelling::PLAIN, "Qwen3ForSequenceClassification")?;
+    let windows = read_upper_windows(json, llama.shape.n_layers)?;
+    Ok(Arc::new(Llama { qkv_bias: bias, output_bias: bias, has_head_norms: true, windows, ..llama }))
+}
+
+/// Reads `model_type` `phi3`, which stores projections of one input as one and may turn only a part of each head.
+pub(crate) fn read_phi3(json: &ConfigJson<'_>) -> Result<Arc<dyn Architecture>> {
+    let llama = read(json, RotarySpelling::PHI3, "Phi3ForSequenceClassification")?;
+    let windows = vec![read_window(json, None)?; llama.shape.n_layers];
+    Ok(Arc::new(Llama { is_fused: true, windows, ..llama }))
+}
+
+fn read(json: &ConfigJson<'_>, rotary: RotarySpelling, scalar_class: &'static str) -> Result<Llama> {
     let (hidden_size, n_heads) = (json.size("hidden_size")?, json.size("num_attention_heads")?);
     let n_kv_heads = json.size_or("num_key_value_heads", n_heads)?;
     if !n_heads.is_multiple_of(n_kv_heads) {
@@ -68,7 +95,8 @@ fn read(json: &ConfigJson<'_>, scalar_class: &'static str) -> Result<Llama> {
         return Err(json.wrong("num_attention_heads", &format!("a divisor of `hidden_size`, which is {hidden_size}")));
     }
     let head_dim = json.size_or("head_dim", hidden_size / n_heads)?;
-    refuse_other_layers(json)?;
+    let rotary = Rotary::read(json, head_dim, rotary)?;
+    let max_positions = json.size("max_position_embeddings")?;
     Ok(Llama {
         shape: ModelShape {
             vocab_size: json.size("vocab_size")?,
@@ -76,13 +104,16 @@ fn read(json: &ConfigJson<'_>, scalar_class: &'static str) -> Result<Llama> {
             n_layers: json.size("num_hidden_layers")?,
             n_kv_heads,
             head_dim,
-            max_positions: json.size("max_position_embeddings")?,
+            max_positions: rotary.longest().map_or(max_positions, |longest| longest.min(max_positions)),
         },
         n_heads,
         intermediate_size: json.size("intermediate_size")?,
         activation: Activation::read(json, "hidden_act", "silu")?,
         norm_eps: json.positive_or("rms_norm_eps", 1e-6)?,
-        rotary: Rotary::read(json, head_dim)?,
+        rotary,
+        windows: Vec::new(),
+        has_head_norms: false,
+        is_fused: false,
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
@@ -92,11 +123,11 @@ fn read(json: &ConfigJson<'_>, scalar_class: &'static str) -> Result<Llama> {
     })
 }
 
-/// Newer configurations list the attention of every layer; only full attention is implemented.
-fn refuse_other_layers(json: &ConfigJson<'_>) -> Result<()> {
-    let Some(types) = json.find("layer_types") else { return Ok(()) };
-    let full = types.as_array().is_some_and(|types| types.iter().all(|kind| kind == "full_attention"));
-    if full { Ok(()) } else { Err(json.unsupported("layer_types", "`full_attention` in every layer")) }
+/// Qwen's windows: from layer `max_window_layers` on, where they are in use at all.
+fn read_upper_windows(json: &ConfigJson<'_>, n_layers: usize) -> Result<LayerWindows> {
+    let window = if json.flag_or("use_sliding_window", false)? { read_window(json, Some(4096))? } else { None };
+    let first = json.count_or("max_window_layers", 28)?;
+    read_layer_windows(json, n_layers, window, |layer| layer >= first)
 }
 
 impl Architecture for Llama {
@@ -114,16 +145,19 @@ impl Architecture for Llama {
         ];
         for layer in 0..self.shape.n_layers {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
-            let projections = [
-                ("self_attn.q_proj", q, d, self.qkv_bias),
-                ("self_attn.k_proj", kv, d, self.qkv_bias),
-                ("self_attn.v_proj", kv, d, self.qkv_bias),
-                ("self_attn.o_proj", d, q, self.output_bias),
-                ("mlp.gate_proj", ff, d, self.mlp_bias),
-                ("mlp.up_proj", ff, d, self.mlp_bias),
-                ("mlp.down_proj", d, ff, self.mlp_bias),
-            ];
-            for (part, to, from, has_bias) in projections {
+            let inputs: &[_] = if self.is_fused {
+                &[("self_attn.qkv_proj", q + 2 * kv, d, false), ("mlp.gate_up_proj", 2 * ff, d, false)]
+            } else {
+                &[
+                    ("self_attn.q_proj", q, d, self.qkv_bias),
+                    ("self_attn.k_proj", kv, d, self.qkv_bias),
+                    ("self_attn.v_proj", kv, d, self.qkv_bias),
+                    ("mlp.gate_proj", ff, d, self.mlp_bias),
+                    ("mlp.up_proj", ff, d, self.mlp_bias),
+                ]
+            };
+            let outputs = [("self_attn.o_proj", d, q, self.output_bias), ("mlp.down_proj", d, ff, self.mlp_bias)];
+            for (part, to, from, has_bias) in inputs.iter().copied().chain(outputs) {
                 specs.push(ParameterSpec::new(name(&format!("{part}.weight")), &[to, from], weight));
                 if has_bias {
                     specs.push(ParameterSpec::new(name(&format!("{part}.bias")), &[to], Init::Zeros));
@@ -131,6 +165,11 @@ impl Architecture for Llama {
             }
             for norm in ["input_layernorm.weight", "post_attention_layernorm.weight"] {
                 specs.push(ParameterSpec::new(name(norm), &[d], Init::Ones));
+            }
+            if self.has_head_norms {
+                for norm in HEAD_NORMS {
+                    specs.push(ParameterSpec::new(name(&format!("{norm}.weight")), &[head_dim], Init::Ones));
+                }
             }
         }
         specs
@@ -161,22 +200,30 @@ impl Architecture for Llama {
     }
 
     fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
-        let norm = |name: &str| RmsNorm { weight: parameters.get(name), eps: self.norm_eps };
-        let blocks = (0..self.shape.n_layers).map(|layer| {
-            let linear = |part: &str| parameters.linear(&format!("model.layers.{layer}.{part}"));
+        let ModelShape { n_kv_heads, head_dim, .. } = self.shape;
+        let norm = |name: &str| RmsNorm { weight: parameters.get(&format!("{name}.weight")), eps: self.norm_eps };
+        let blocks = self.windows.iter().enumerate().map(|(layer, window)| {
+            let name = |part: &str| format!("model.layers.{layer}.{part}");
+            let linear = |part: &str| parameters.linear(&name(part));
+            let (queries_keys_values, gate_up) = if self.is_fused {
+                let widths = [self.n_heads, n_kv_heads, n_kv_heads].map(|heads| (heads * head_dim) as i64);
+                let halves = [self.intermediate_size as i64; 2];
+                (Joint::Fused(linear("self_attn.qkv_proj"), widths), Joint::Fused(linear("mlp.gate_up_proj"), halves))
+            } else {
+                let apart = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(linear);
+                (Joint::Apart(apart), Joint::Apart(["mlp.gate_proj", "mlp.up_proj"].map(linear)))
+            };
             Block {
-                attention_norm: norm(&format!("model.layers.{layer}.input_layernorm.weight")),
-                queries: linear("self_attn.q_proj"),
-                keys: linear("self_attn.k_proj"),
-                values: linear("self_attn.v_proj"),
+                attention_norm: norm(&name("input_layernorm")),
+                queries_keys_values,
+                head_norms: self.has_head_norms.then(|| HEAD_NORMS.map(|part| norm(&name(part)))),
                 output: linear("self_attn.o_proj"),
-                feed_forward_norm: norm(&format!("model.layers.{layer}.post_attention_layernorm.weight")),
-                gate: linear("mlp.gate_proj"),
-                up: linear("mlp.up_proj"),
+                feed_forward_norm: norm(&name("post_attention_layernorm")),
+                gate_up,
                 down: linear("mlp.down_proj"),
                 activation: self.activation,
-                attention: Attention::causal(self.shape.head_dim),
-                head_dim: self.shape.head_dim as i64,
+                attention: Attention { window: *window, ..Attention::causal(head_dim) },
+                head_dim: head_dim as i64,
             }
         });
         let embedding = parameters.get(self.embedding());
@@ -184,20 +231,43 @@ impl Architecture for Llama {
             rotary: self.rotary.on(embedding.device()),
             embedding,
             blocks: blocks.collect(),
-            norm: norm("model.norm.weight"),
+            norm: norm("model.norm"),
         })
+    }
+}
+
+/// The norms on the heads of queries and of keys.
+const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
+
+/// Projections of one input.
+enum Joint<const N: usize> {
+    /// Stored each by itself.
+    Apart([Linear; N]),
+    /// Stored as one, their outputs of these widths one after the other.
+    Fused(Linear, [i64; N]),
+}
+
+impl<const N: usize> Joint<N> {
+    /// `[n, from]` → N times `[n, to]`.
+    fn forward(&self, x: &Tensor, pass: &dyn Pass) -> [Tensor; N] {
+        match self {
+            Self::Apart(linears) => linears.each_ref().map(|linear| pass.linear(linear, x)),
+            Self::Fused(linear, widths) => {
+                let parts = pass.linear(linear, x).split_with_sizes(widths, -1);
+                parts.try_into().expect("a part for each width")
+            }
+        }
     }
 }
 
 struct Block {
     attention_norm: RmsNorm,
-    queries: Linear,
-    keys: Linear,
-    values: Linear,
+    queries_keys_values: Joint<3>,
+    /// Of queries and of keys.
+    head_norms: Option<[RmsNorm; 2]>,
     output: Linear,
     feed_forward_norm: RmsNorm,
-    gate: Linear,
-    up: Linear,
+    gate_up: Joint<2>,
     down: Linear,
     activation: Activation,
     attention: Attention,
@@ -208,17 +278,17 @@ impl Block {
     /// `[n, d]` → `[n, d]`.
     fn forward(&self, layer: usize, x: &Tensor, tables: &RotaryTables, pass: &mut dyn Pass) -> Tensor {
         let n = x.size()[0];
-        let normed = self.attention_norm.forward(x);
-        let heads = |linear: &Linear, pass: &dyn Pass| pass.linear(linear, &normed).view([n, -1, self.head_dim]);
-        let queries = tables.rotate(&heads(&self.queries, pass));
-        let keys = tables.rotate(&heads(&self.keys, pass));
-        let values = heads(&self.values, pass);
+        let projected = self.queries_keys_values.forward(&self.attention_norm.forward(x), pass);
+        let [mut queries, mut keys, values] = projected.map(|part| part.reshape([n, -1, self.head_dim]));
+        if let Some([of_queries, of_keys]) = &self.head_norms {
+            (queries, keys) = (of_queries.forward(&queries), of_keys.forward(&keys));
+        }
+        let (queries, keys) = (tables.rotate(&queries), tables.rotate(&keys));
         let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
         let x = x + pass.linear(&self.output, &attended);
 
-        let normed = self.feed_forward_norm.forward(&x);
-        let gated = self.activation.gated(&pass.linear(&self.gate, &normed), &pass.linear(&self.up, &normed));
-        x + pass.linear(&self.down, &gated)
+        let [gate, up] = self.gate_up.forward(&self.feed_forward_norm.forward(&x), pass);
+        x + pass.linear(&self.down, &self.activation.gated(&gate, &up))
     }
 }
 

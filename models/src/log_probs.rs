@@ -3,7 +3,8 @@
 //! Logits are `[tokens, vocabulary]`, by far the largest tensor of a training step, so no more than a chunk of their
 //! rows exists at a time, and only rows that predict a response token are computed at all. The gradient is taken in
 //! two steps: the loss gives ∂loss/∂value of every value, and from these the gradient of each chunk's logits follows in
-//! closed form, `∂loss/∂logits = ∂loss/∂value · (onehot(target) − softmax) / temperature`. The probabilities of the last
+//! closed form, `∂loss/∂logits = ∂loss/∂value · (onehot(target) − softmax) / temperature`, times `1 − tanh²` of logits that
+//! the architecture bends (`softcap · tanh(logit / softcap)`). The probabilities of the last
 //! chunk are kept between the passes, so that a batch of one chunk is computed once.
 
 use tch::{Kind, Tensor, no_grad};
@@ -30,10 +31,24 @@ pub struct SelectedLogProbs {
     /// `[v, d]`.
     head: Tensor,
     targets: Tensor,
-    temperature: f64,
+    shaping: Shaping,
     chunk: i64,
     /// Probabilities `[rows, v]` of the last chunk.
     kept: Option<Tensor>,
+}
+
+/// How the products of hidden states and output head become a distribution.
+#[derive(Debug, Clone, Copy)]
+struct Shaping {
+    /// Logits are bent to softcap · tanh(logit / softcap), before the temperature.
+    softcap: Option<f64>,
+    temperature: f64,
+}
+
+impl Shaping {
+    fn of(model: &LanguageModel, temperature: f64) -> Self {
+        Self { softcap: model.logit_softcap(), temperature }
+    }
 }
 
 impl std::fmt::Debug for SelectedLogProbs {
@@ -50,7 +65,8 @@ pub fn selected_log_probs(model: &LanguageModel, batch: &TokenBatch) -> Selected
 /// As [`selected_log_probs`], of the distribution softmax(logits / `temperature`), temperature > 0.
 pub fn selected_log_probs_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> SelectedLogProbs {
     let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
-    SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, default_chunk(model.config().vocab_size()))
+    let chunk = default_chunk(model.config().vocab_size());
+    SelectedLogProbs::new(hidden, model.head(), &batch.targets, Shaping::of(model, temperature), chunk)
 }
 
 /// Log-probabilities `[n]` and entropies `[n]` of all response tokens of a batch, without gradients, at temperature 1.
@@ -63,7 +79,7 @@ pub fn selected_log_probs_no_grad_at(model: &LanguageModel, batch: &TokenBatch, 
     no_grad(|| {
         let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
         let chunk = default_chunk(model.config().vocab_size());
-        let (values, entropies, _) = forward(&hidden, model.head(), &batch.targets, temperature, chunk);
+        let (values, entropies, _) = forward(&hidden, model.head(), &batch.targets, Shaping::of(model, temperature), chunk);
         (values, entropies)
     })
 }
@@ -74,11 +90,11 @@ pub fn sequence_sums(values: &Tensor, batch: &TokenBatch) -> Tensor {
 }
 
 impl SelectedLogProbs {
-    fn new(hidden: Tensor, head: &Tensor, targets: &Tensor, temperature: f64, chunk: i64) -> Self {
-        let (values, entropies, kept) = no_grad(|| forward(&hidden, head, targets, temperature, chunk));
+    fn new(hidden: Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping, chunk: i64) -> Self {
+        let (values, entropies, kept) = no_grad(|| forward(&hidden, head, targets, shaping, chunk));
         let values = values.set_requires_grad(true);
         let (head, targets) = (head.shallow_clone(), targets.shallow_clone());
-        Self { values, entropies, hidden, head, targets, temperature, chunk, kept }
+        Self { values, entropies, hidden, head, targets, shaping, chunk, kept }
     }
 
     /// Adds ∂loss/∂parameter to the gradient of every parameter the loss depends on: first from the scalar `loss` into
@@ -105,12 +121,16 @@ impl SelectedLogProbs {
             // Backwards, so that the kept probabilities are used and freed before others are computed.
             for (start, rows) in chunks(n, self.chunk).into_iter().rev() {
                 let hidden = hidden.narrow(0, start, rows);
-                let probabilities = kept.take().unwrap_or_else(|| log_softmax(&hidden, &self.head, self.temperature).exp_());
-                let weights = outer.narrow(0, start, rows).unsqueeze(1) / self.temperature;
+                let probabilities = kept.take().unwrap_or_else(|| log_softmax(&hidden, &self.head, self.shaping).exp_());
+                let weights = outer.narrow(0, start, rows).unsqueeze(1) / self.shaping.temperature;
                 let targets = self.targets.narrow(0, start, rows).unsqueeze(1);
                 let mut logits_gradient = probabilities;
                 let _ = logits_gradient.g_mul_(&weights.neg());
                 let _ = logits_gradient.scatter_add_(1, &targets, &weights);
+                if let Some(cap) = self.shaping.softcap {
+                    let bent = (hidden.matmul(&self.head.tr()) / cap).tanh();
+                    let _ = logits_gradient.g_mul_(&(1.0 - bent.square()));
+                }
                 if let Some(gradient) = &mut head_gradient {
                     let _ = gradient.addmm_(&logits_gradient.tr(), &hidden);
                 }
@@ -134,21 +154,24 @@ fn chunks(n: i64, chunk: i64) -> Vec<(i64, i64)> {
 }
 
 /// Log-probabilities of the whole vocabulary, `[rows, v]`.
-fn log_softmax(hidden: &Tensor, head: &Tensor, temperature: f64) -> Tensor {
+fn log_softmax(hidden: &Tensor, head: &Tensor, shaping: Shaping) -> Tensor {
     let mut logits = hidden.matmul(&head.tr());
-    if temperature != 1.0 {
-        let _ = logits.g_div_scalar_(temperature);
+    if let Some(cap) = shaping.softcap {
+        let _ = logits.g_div_scalar_(cap).tanh_().g_mul_scalar_(cap);
+    }
+    if shaping.temperature != 1.0 {
+        let _ = logits.g_div_scalar_(shaping.temperature);
     }
     logits.log_softmax(-1, Kind::Float)
 }
 
 /// Values `[n]`, entropies `[n]` and the probabilities of the last chunk.
-fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, temperature: f64, chunk: i64) -> (Tensor, Tensor, Option<Tensor>) {
+fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping, chunk: i64) -> (Tensor, Tensor, Option<Tensor>) {
     let empty = || Tensor::zeros([0], (Kind::Float, hidden.device()));
     let (mut values, mut entropies, mut kept) = (vec![empty()], vec![empty()], None);
     for (start, rows) in chunks(targets.numel() as i64, chunk) {
         drop(kept.take());
-        let mut log_probs = log_softmax(&hidden.narrow(0, start, rows), head, temperature);
+        let mut log_probs = log_softmax(&hidden.narrow(0, start, rows), head, shaping);
         values.push(log_probs.gather(1, &targets.narrow(0, start, rows).unsqueeze(1), false).squeeze_dim(1));
         let probabilities = log_probs.exp();
         let terms = log_probs.g_mul_(&probabilities);
@@ -180,7 +203,22 @@ mod tests {
     fn model(tied: bool, seed: u64) -> LanguageModel {
         let options =
             LlamaOptions { vocab_size: 50, hidden_size: 16, intermediate_size: 24, tie_embeddings: tied, ..Default::default() };
-        let model = LanguageModel::random(ModelConfig::tiny_llama(options), Seed::root(seed), Device::Cpu).expect("made");
+        prepare(ModelConfig::tiny_llama(options), seed)
+    }
+
+    /// A model whose logits are bent.
+    fn capped(seed: u64) -> LanguageModel {
+        let json = serde_json::json!({
+            "model_type": "gemma2", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64,
+            "final_logit_softcapping": 2.0,
+        });
+        let serde_json::Value::Object(json) = json else { unreachable!("an object") };
+        prepare(ModelConfig::from_json(json, "the test").expect("valid"), seed)
+    }
+
+    fn prepare(config: ModelConfig, seed: u64) -> LanguageModel {
+        let model = LanguageModel::random(config, Seed::root(seed), Device::Cpu).expect("made");
         no_grad(|| {
             // Larger weights than a fresh model's, so that probabilities differ from uniform.
             for (_, tensor) in model.parameters().iter().filter(|(_, tensor)| tensor.dim() == 2) {
@@ -235,17 +273,20 @@ mod tests {
     #[test]
     fn values_and_all_gradients_are_those_of_full_logits_for_any_chunk_size() {
         let batch = batch(&texts(&[(3, 6), (5, 1), (2, 0), (1, 9)]));
-        for (tied, temperature) in [(true, 1.0), (false, 1.0), (true, 0.7)] {
-            let model = model(tied, 1);
+        let makes: [(fn() -> LanguageModel, f64); 4] =
+            [(|| model(true, 1), 1.0), (|| model(false, 1), 1.0), (|| model(true, 1), 0.7), (|| capped(1), 0.7)];
+        for (make, temperature) in makes {
+            let model = make();
             let (values, entropies) = naive(&model, &batch, temperature);
             loss(&values).backward();
             let expected = gradients(&model);
             for chunk in [1, 3, 5, 16, 1000] {
                 // Twice: into gradients that do not exist yet, and on top of others.
-                let model = self::model(tied, 1);
+                let model = make();
                 for round in 1..=2 {
                     let hidden = model.hidden(&batch).index_select(0, &batch.predict_rows);
-                    let selected = SelectedLogProbs::new(hidden, model.head(), &batch.targets, temperature, chunk);
+                    let selected =
+                        SelectedLogProbs::new(hidden, model.head(), &batch.targets, Shaping::of(&model, temperature), chunk);
                     assert!(distance(&selected.values, &values) < 1e-5);
                     assert!(distance(&selected.entropies, &entropies) < 1e-5);
                     let total = loss(&selected.values);

@@ -76,15 +76,25 @@ fn unknown_architectures_and_features() {
     let config =
         |key: &'static str, value: Value| move |dir: &Path| edit_json(&dir.join("config.json"), |json| json[key] = value);
     let error = broken("llama", config("model_type", json!("mamba")));
-    expect(&error, ErrorKind::InvalidConfig, &["unknown `model_type` `mamba`", "gpt2, llama, mistral, qwen2"]);
-    expect(&broken("llama", config("hidden_act", json!("mish"))), ErrorKind::InvalidConfig, &["hidden_act", "mish", "silu"]);
     expect(
-        &broken("llama", config("rope_scaling", json!({ "type": "su", "factor": 2 }))),
+        &error,
         ErrorKind::InvalidConfig,
-        &["su", "yarn"],
+        &["unknown `model_type` `mamba`", "gemma2, gemma3_text, gpt2, gpt_neox, llama, mistral, phi3, qwen2, qwen3"],
     );
-    expect(&broken("qwen2", config("use_sliding_window", json!(true))), ErrorKind::InvalidConfig, &["use_sliding_window"]);
-    expect(&broken("mistral", config("sliding_window", json!(4096))), ErrorKind::InvalidConfig, &["sliding_window", "4096"]);
+    expect(&broken("llama", config("hidden_act", json!("mish"))), ErrorKind::InvalidConfig, &["hidden_act", "mish", "silu"]);
+    let rope = |rope: Value| broken("llama", config("rope_scaling", rope));
+    expect(&rope(json!({ "type": "ntk", "factor": 2 })), ErrorKind::InvalidConfig, &["rope_scaling.type", "ntk", "yarn"]);
+    expect(&rope(json!({ "rope_type": "linear" })), ErrorKind::InvalidConfig, &["`rope_scaling.factor` is missing"]);
+    expect(
+        &rope(json!({ "type": "yarn", "factor": 0.25 })),
+        ErrorKind::InvalidConfig,
+        &["rope_scaling.factor", "at least 1", "0.25"],
+    );
+    expect(&rope(json!("twice")), ErrorKind::InvalidConfig, &["`rope_scaling`: expected an object", "twice"]);
+    let error = broken("gemma3", config("rope_parameters", json!({ "rope_type": "default" })));
+    expect(&error, ErrorKind::InvalidConfig, &["rope_parameters", "sliding_attention"]);
+    let error = broken("mistral", config("sliding_window", json!(-1)));
+    expect(&error, ErrorKind::InvalidConfig, &["sliding_window", "positive integer"]);
     expect(&broken("gpt2", config("scale_attn_by_inverse_layer_idx", json!(true))), ErrorKind::InvalidConfig, &["inverse_layer"]);
     expect(
         &broken("gpt2", config("activation_function", json!("tanh"))),
@@ -112,6 +122,17 @@ fn weights_of_another_model() {
         edit_tensors(dir, |tensors| tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(tch::Kind::Int)));
     });
     expect(&error, ErrorKind::InvalidData, &["not floats"]);
+    for (case, key, value, words) in [
+        ("gemma3", "head_dim", json!(6), ["[8]", "[6]"]),
+        ("gpt_neox", "intermediate_size", json!(40), ["[32, 48]", "[32, 40]"]),
+        ("phi3", "num_key_value_heads", json!(4), ["[64, 32]", "[96, 32]"]),
+        ("qwen3", "head_dim", json!(8), ["[12]", "[8]"]),
+    ] {
+        let error = broken(case, |dir| edit_json(&dir.join("config.json"), |json| json[key] = value));
+        expect(&error, ErrorKind::InvalidData, &words);
+    }
+    let error = broken("qwen3", |dir| edit_json(&dir.join("config.json"), |json| json["model_type"] = json!("llama")));
+    expect(&error, ErrorKind::InvalidData, &["no place for", "k_norm"]);
     let error = broken("llama3", |dir| edit_json(&dir.join("config.json"), |json| json["vocab_size"] = json!(95)));
     expect(&error, ErrorKind::InvalidData, &["[96, 32]", "[95, 32]"]);
 }
@@ -140,15 +161,60 @@ fn checkpoints_of_a_bare_body_are_read_and_those_without_a_head_are_not() {
         rename(dir.path(), prefix);
         LanguageModel::load(dir.path(), Device::Cpu).unwrap_or_else(|error| panic!("{case}: {error:?}"));
     }
-    // Old checkpoints store constants beside the weights, and some store a tied head once more.
+    // Old checkpoints store constants beside the weights.
     let dir = tempfile::tempdir().expect("a folder");
     copy_folder(&golden("gpt2"), dir.path());
     edit_tensors(dir.path(), |tensors| {
-        for name in ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias", "lm_head.weight"] {
+        for name in ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"] {
             tensors.push((name.to_owned(), Tensor::from_slice(&[1f32])));
         }
     });
     LanguageModel::load(dir.path(), Device::Cpu).expect("they are left out");
     let error = broken("mistral", |dir| edit_tensors(dir, |tensors| tensors.retain(|(name, _)| name != "lm_head.weight")));
-    expect(&error, ErrorKind::InvalidData, &["lm_head.weight"]);
+    expect(&error, ErrorKind::InvalidData, &["lack tensor `lm_head.weight`", "tie_word_embeddings"]);
+    let error = broken("gpt_neox", |dir| edit_tensors(dir, |tensors| tensors.retain(|(name, _)| name != "embed_out.weight")));
+    expect(&error, ErrorKind::InvalidData, &["lack tensor `embed_out.weight`", "tie_word_embeddings"]);
+}
+
+#[test]
+fn a_head_beside_a_tied_embedding_must_be_that_embedding() {
+    let embedding = "model.embed_tokens.weight";
+    let add_head = |dir: &Path, change: fn(&Tensor) -> Tensor| {
+        edit_tensors(dir, |tensors| {
+            let rows = &tensors.iter().find(|(name, _)| name == embedding).expect("there").1;
+            let head = change(rows);
+            tensors.push(("lm_head.weight".to_owned(), head));
+        });
+    };
+    for case in ["llama", "gemma2"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        copy_folder(&golden(case), dir.path());
+        add_head(dir.path(), Tensor::copy);
+        LanguageModel::load(dir.path(), Device::Cpu).unwrap_or_else(|error| panic!("{case}: the same values: {error:?}"));
+        let error = broken(case, |dir| add_head(dir, |rows| rows + 0.5));
+        expect(&error, ErrorKind::InvalidData, &["`lm_head.weight` differs from", embedding, "`tie_word_embeddings` to false"]);
+        let error = broken(case, |dir| add_head(dir, |rows| rows.narrow(0, 0, 8).copy()));
+        expect(&error, ErrorKind::InvalidData, &["lm_head.weight", "[8, 32]"]);
+    }
+}
+
+#[test]
+fn a_head_may_have_the_name_it_has_elsewhere_but_not_both() {
+    let dir = tempfile::tempdir().expect("a folder");
+    copy_folder(&golden("gpt_neox"), dir.path());
+    edit_tensors(dir.path(), |tensors| {
+        tensors
+            .iter_mut()
+            .filter(|(name, _)| name == "embed_out.weight")
+            .for_each(|(name, _)| *name = "lm_head.weight".to_owned());
+    });
+    let model = LanguageModel::load(dir.path(), Device::Cpu).expect("newer versions of transformers name it so");
+    assert!(model.parameters().iter().any(|(name, _)| name == "embed_out.weight"), "it is written under the usual name");
+    let error = broken("gpt_neox", |dir| {
+        edit_tensors(dir, |tensors| {
+            let head = tensors.iter().find(|(name, _)| name == "embed_out.weight").expect("there").1.copy();
+            tensors.push(("lm_head.weight".to_owned(), head));
+        });
+    });
+    expect(&error, ErrorKind::InvalidData, &["no place for", "lm_head.weight"]);
 }
