@@ -145,11 +145,12 @@ fn in_folder(source: &Source, folders: &[&str]) -> bool {
 // ── who may import whom ──────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Each crate, the crates of this workspace it may name, and foreign ones it must not.
-const IMPORTS: [(&str, &[&str], &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str], &[&str]); 8] = [
     ("core", &[], &["tch", "torch-sys", "tokio", "reqwest", "polars", "plotters", "anyhow", "clap"]),
+    ("endpoints", &["core"], &["tch", "torch-sys", "polars", "plotters", "anyhow", "clap"]),
     ("models", &["core"], &["tokio", "reqwest", "polars", "plotters", "anyhow", "clap"]),
-    ("plugins", &["core", "models"], &["tokio", "reqwest", "polars", "plotters", "anyhow", "clap"]),
-    ("annotators", &["core"], &["tch", "torch-sys", "polars", "plotters", "anyhow", "clap"]),
+    ("plugins", &["core", "models", "endpoints"], &["tokio", "reqwest", "polars", "plotters", "anyhow", "clap"]),
+    ("annotators", &["core", "endpoints"], &["tch", "torch-sys", "polars", "plotters", "anyhow", "clap"]),
     ("evaluators", &["core"], &["tch", "torch-sys", "tokio", "reqwest", "polars", "plotters", "anyhow", "clap"]),
     ("analysis", &["core"], &["tch", "torch-sys", "tokio", "reqwest", "anyhow", "clap"]),
     ("xtask", &[], &["tch", "tokio", "polars"]),
@@ -194,7 +195,7 @@ fn crates_import_only_what_the_architecture_allows() {
             import_violations(member, &fs::read_to_string(root().join(member).join("Cargo.toml")).expect("a manifest"))
         })
         .collect();
-    assert!(broken.is_empty(), "core <- models <- plugins; core <- annotators, evaluators, analysis\n{}\n", broken.join("\n"));
+    assert!(broken.is_empty(), "core <- models, endpoints <- plugins; core <- endpoints <- annotators; core <- evaluators, analysis\n{}\n", broken.join("\n"));
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn evaluators_do_no_input_or_output() {
 #[test]
 fn tensors_stay_in_models_and_plugins() {
     check("text, ids, scores and checkpoint paths cross the contracts, tensors do not", |source| {
-        let without = ["core", "annotators", "evaluators", "analysis", "xtask", "src/cli", "src/pipeline"];
+        let without = ["core", "endpoints", "annotators", "evaluators", "analysis", "xtask", "src/cli", "src/pipeline"];
         if source.is_rust() && in_folder(source, &without) {
             lines_with(source, &source.code, &["tch::", "torch_sys::"])
         } else {
@@ -284,7 +285,7 @@ fn tensors_stay_in_models_and_plugins() {
 fn learners_and_judges_write_only_through_the_stage_folder() {
     check("core/src/run writes into run directories: atomically, so that a killed run resumes", |source| {
         let words = ["fs::write", "File::create", "OpenOptions", "fs::rename", "fs::remove_file", "fs::remove_dir_all"];
-        let folders = ["plugins/src", "annotators/src", "evaluators/src"];
+        let folders = ["plugins/src", "annotators/src", "evaluators/src", "endpoints/src"];
         if in_folder(source, &folders) { lines_with(source, source.shipped(), &words) } else { Vec::new() }
     });
 }
