@@ -167,39 +167,8 @@ fn pack(items: &[&EncodedText]) -> Placed {
     Placed { layout: Layout::packed(segments), ids, prompts, responses }
 }
 
-/// Groups texts, or records of several texts, for forward passes. Each group has at most `max_rows` members and at most
-/// `max_tokens` tokens, unless a single member has more. In the packed layout the tokens of a group are the sum over its
-/// members; in the padded one every member counts as much as the longest, so that members of similar length stand together.
-/// The longest group comes first, so that memory runs out at once or not at all. Depends on the lengths and their order
-/// only. Returns indices into `lengths`, each exactly once.
-pub fn micro_batches(lengths: &[usize], layout: BatchLayout, max_tokens: usize, max_rows: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by(|a, b| lengths[*b].cmp(&lengths[*a]).then(a.cmp(b)));
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut filled = 0;
-    for index in order {
-        let fits = |group: &Vec<usize>| {
-            let tokens = match layout {
-                BatchLayout::Packed => filled + lengths[index],
-                BatchLayout::Padded => (group.len() + 1) * lengths[group[0]],
-            };
-            group.len() < max_rows && tokens <= max_tokens
-        };
-        if groups.last().is_some_and(fits) {
-            groups.last_mut().expect("one was just looked at").push(index);
-            filled += lengths[index];
-        } else {
-            groups.push(vec![index]);
-            filled = lengths[index];
-        }
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn text(ids: &[u32], response_start: usize) -> EncodedText {
@@ -244,29 +213,6 @@ mod tests {
             assert!(TokenBatch::new(&[], layout, Device::Cpu).is_err());
             assert!(TokenBatch::new(&[&text(&[1], 0)], layout, Device::Cpu).is_err());
             assert_eq!(TokenBatch::new(&[&text(&[1], 1)], layout, Device::Cpu).expect("made").n_response_tokens(), 0);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_text_is_in_exactly_one_group_within_the_budget(
-            lengths in prop::collection::vec(1usize..60, 0..40), max_tokens in 1usize..200, max_rows in 1usize..9,
-        ) {
-            for layout in [BatchLayout::Packed, BatchLayout::Padded] {
-                let groups = micro_batches(&lengths, layout, max_tokens, max_rows);
-                let mut all = groups.concat();
-                all.sort_unstable();
-                prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
-                for group in &groups {
-                    let of_group = || group.iter().map(|index| lengths[*index]);
-                    let tokens = match layout {
-                        BatchLayout::Packed => of_group().sum::<usize>(),
-                        BatchLayout::Padded => group.len() * of_group().max().expect("a group has rows"),
-                    };
-                    prop_assert!(group.len() == 1 || (group.len() <= max_rows && tokens <= max_tokens));
-                }
-                prop_assert_eq!(&groups, &micro_batches(&lengths, layout, max_tokens, max_rows));
-            }
         }
     }
 }

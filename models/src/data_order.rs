@@ -13,26 +13,50 @@ pub fn epoch_order(n: usize, seed: Seed, epoch: u64) -> Vec<usize> {
 /// an epoch may be smaller, and no batch spans two epochs.
 #[derive(Debug, Clone)]
 pub struct StepPlan {
-    n_items: usize,
-    batch_size: usize,
     orders: Vec<Vec<usize>>,
+    /// For each step, its epoch and its part of the epoch's order.
+    steps: Vec<(usize, Range<usize>)>,
 }
 
 impl StepPlan {
     /// A plan for `epochs` passes over `n_items` examples, `batch_size` (at least 1) a step.
     pub fn new(n_items: usize, batch_size: usize, epochs: u64, seed: Seed) -> Self {
-        let orders = (0..epochs).map(|epoch| epoch_order(n_items, seed, epoch)).collect();
-        Self { n_items, batch_size: batch_size.max(1), orders }
+        let batch_size = batch_size.max(1);
+        Self::cut(n_items, epochs, seed, |rest| batch_size.min(rest.len()))
     }
 
-    /// Optimiser steps of one epoch.
-    pub fn steps_per_epoch(&self) -> u64 {
-        self.n_items.div_ceil(self.batch_size) as u64
+    /// The same with steps of about equal work: a step takes examples in shuffled order until the next one would bring it
+    /// over `max_tokens`, but always one. `lengths` are the tokens of each example.
+    pub fn by_tokens(lengths: &[usize], max_tokens: usize, epochs: u64, seed: Seed) -> Self {
+        Self::cut(lengths.len(), epochs, seed, |rest| {
+            let mut total = 0;
+            let fits = |&&index: &&usize| {
+                total += lengths[index];
+                total <= max_tokens
+            };
+            rest.iter().take_while(fits).count().max(1)
+        })
+    }
+
+    /// Cuts each epoch's order into steps; `size` is the number of examples that the next step takes of those that are left,
+    /// at least one.
+    fn cut(n_items: usize, epochs: u64, seed: Seed, size: impl Fn(&[usize]) -> usize) -> Self {
+        let orders: Vec<_> = (0..epochs).map(|epoch| epoch_order(n_items, seed, epoch)).collect();
+        let mut steps = Vec::new();
+        for (epoch, order) in orders.iter().enumerate() {
+            let mut start = 0;
+            while start < n_items {
+                let end = start + size(&order[start..]);
+                steps.push((epoch, start..end));
+                start = end;
+            }
+        }
+        Self { orders, steps }
     }
 
     /// Optimiser steps of all epochs.
     pub fn n_steps(&self) -> u64 {
-        self.steps_per_epoch() * self.orders.len() as u64
+        self.steps.len() as u64
     }
 
     /// All steps, to iterate; `plan.steps().skip(done)` continues after `done` steps.
@@ -40,16 +64,23 @@ impl StepPlan {
         0..self.n_steps()
     }
 
-    /// The epoch (from 0) a step belongs to.
-    pub fn epoch(&self, step: u64) -> u64 {
-        step / self.steps_per_epoch().max(1)
+    /// The epoch (from 0) a step belongs to; none past the last step.
+    pub fn epoch(&self, step: u64) -> Option<u64> {
+        Some(self.step(step)?.0 as u64)
+    }
+
+    /// Whether a step is the last of its epoch.
+    pub fn ends_epoch(&self, step: u64) -> bool {
+        self.epoch(step).is_some() && self.epoch(step) != self.epoch(step + 1)
     }
 
     /// The indices of the examples of a step (from 0); none past the last step.
     pub fn items(&self, step: u64) -> &[usize] {
-        let Some(order) = usize::try_from(self.epoch(step)).ok().and_then(|epoch| self.orders.get(epoch)) else { return &[] };
-        let start = (step % self.steps_per_epoch().max(1)) as usize * self.batch_size;
-        &order[start.min(self.n_items)..(start + self.batch_size).min(self.n_items)]
+        self.step(step).map_or(&[], |(epoch, range)| &self.orders[*epoch][range.clone()])
+    }
+
+    fn step(&self, step: u64) -> Option<&(usize, Range<usize>)> {
+        self.steps.get(usize::try_from(step).ok()?)
     }
 }
 
@@ -57,29 +88,49 @@ impl StepPlan {
 mod tests {
     use super::*;
 
+    /// The examples of every step.
+    fn all(plan: &StepPlan) -> Vec<Vec<usize>> {
+        plan.steps().map(|step| plan.items(step).to_vec()).collect()
+    }
+
     #[test]
     fn every_epoch_holds_every_example_once_in_its_own_order() {
         let plan = StepPlan::new(10, 4, 3, Seed::root(1));
-        assert_eq!((plan.steps_per_epoch(), plan.n_steps()), (3, 9));
-        let epoch =
-            |epoch: u64| -> Vec<usize> { (epoch * 3..epoch * 3 + 3).flat_map(|step| plan.items(step).to_vec()).collect() };
+        assert_eq!(plan.n_steps(), 9);
+        let epoch = |epoch: usize| all(&plan)[epoch * 3..epoch * 3 + 3].concat();
         for number in 0..3 {
             let mut sorted = epoch(number);
             sorted.sort_unstable();
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
-            assert_eq!(plan.epoch(number * 3 + 2), number);
+            assert_eq!(plan.epoch(number as u64 * 3 + 2), Some(number as u64));
         }
         assert_ne!(epoch(0), epoch(1));
         assert_eq!(plan.items(2).len(), 2);
-        assert!(plan.items(9).is_empty());
+        assert_eq!(plan.steps().filter(|&step| plan.ends_epoch(step)).collect::<Vec<_>>(), [2, 5, 8]);
+        assert!(plan.items(9).is_empty() && plan.epoch(9).is_none());
+    }
+
+    #[test]
+    fn steps_of_equal_work_hold_as_many_examples_of_the_same_order_as_their_tokens_allow() {
+        let lengths = [5, 1, 30, 7, 2, 9, 4, 4, 12, 6];
+        let plan = StepPlan::by_tokens(&lengths, 16, 2, Seed::root(1));
+        let whole = StepPlan::new(lengths.len(), lengths.len(), 2, Seed::root(1));
+        assert_eq!(all(&plan).concat(), all(&whole).concat());
+        let tokens = |step: u64| plan.items(step).iter().map(|&index| lengths[index]).sum::<usize>();
+        for step in plan.steps() {
+            assert!(tokens(step) <= 16 || plan.items(step).len() == 1, "step {step}");
+            let next = plan.items(step + 1).first().filter(|_| !plan.ends_epoch(step));
+            assert!(next.is_none_or(|&next| tokens(step) + lengths[next] > 16), "step {step} has room for more");
+        }
+        assert_eq!(plan.steps().filter(|&step| plan.ends_epoch(step)).count(), 2);
     }
 
     #[test]
     fn the_plan_depends_on_the_seed_alone() {
-        let plan = |seed| StepPlan::new(7, 2, 2, Seed::root(seed));
-        let all = |plan: &StepPlan| plan.steps().map(|step| plan.items(step).to_vec()).collect::<Vec<_>>();
-        assert_eq!(all(&plan(1)), all(&plan(1)));
-        assert_ne!(all(&plan(1)), all(&plan(2)));
+        let plan = |seed| all(&StepPlan::new(7, 2, 2, Seed::root(seed)));
+        assert_eq!(plan(1), plan(1));
+        assert_ne!(plan(1), plan(2));
         assert_eq!(StepPlan::new(0, 2, 2, Seed::root(0)).n_steps(), 0);
+        assert_eq!(StepPlan::by_tokens(&[], 2, 2, Seed::root(0)).n_steps(), 0);
     }
 }

@@ -33,6 +33,7 @@ mod layout;
 mod llama;
 mod log_probs;
 mod memory_estimate;
+mod micro_batch;
 pub mod native;
 mod prompt;
 mod restore_tensors;
@@ -48,7 +49,7 @@ mod weights;
 
 pub use adamw::{AdamW, OptimConfig, StepReport};
 pub use architecture::ModelShape;
-pub use batch::{BatchLayout, TokenBatch, micro_batches};
+pub use batch::{BatchLayout, TokenBatch};
 pub use bpe_training::{TRAINED_SPECIALS, train_bpe};
 pub use chat_template::ChatTemplate;
 pub use checkpoint_folder::{save_checkpoint, save_scalar_checkpoint, write_checkpoint, write_scalar_checkpoint};
@@ -65,6 +66,7 @@ pub use log_probs::{
     sequence_sums,
 };
 pub use memory_estimate::{MemoryEstimate, Workload, estimate_memory};
+pub use micro_batch::{computed_tokens, micro_batches};
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
 pub use restore_tensors::restore_tensors;
 pub use safetensors_file::{SafetensorsFile, write_safetensors};

@@ -9,7 +9,7 @@ use farmhand_core::{
     CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, PollingExecutor, RecordedEvents, Result, RunContext, Seed,
 };
 use farmhand_models::{
-    LanguageModel, LlamaOptions, ModelConfig, OptimConfig, PromptFormat, Schedule, TextCodec, Tokenizer, train_bpe,
+    BatchLayout, LanguageModel, LlamaOptions, ModelConfig, OptimConfig, PromptFormat, Schedule, TextCodec, Tokenizer, train_bpe,
     write_checkpoint,
 };
 use tch::Tensor;
@@ -168,6 +168,16 @@ pub(crate) fn assert_resumes_exactly(scalar: &str, step: u64, run: impl Fn(&RunC
         assert_eq!(rest, all[all.len() - rest.len()..]);
     }
 }
+
+/// Ways to split the records of a step over forward passes: layout, records and tokens at most.
+pub(crate) const SPLITS: [(BatchLayout, usize, usize); 6] = [
+    (BatchLayout::Packed, 8, 4096),
+    (BatchLayout::Packed, 3, 4096),
+    (BatchLayout::Packed, 8, 30),
+    (BatchLayout::Packed, 1, 4096),
+    (BatchLayout::Padded, 3, 4096),
+    (BatchLayout::Padded, 8, 30),
+];
 
 /// The gradients of some parameters, which are then cleared.
 pub(crate) fn take_gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {

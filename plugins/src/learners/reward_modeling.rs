@@ -12,16 +12,16 @@ use farmhand_core::{
     Result, RunContext, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, StepPlan, TextCodec, TokenBatch,
-    load_train_state, micro_batches, save_scalar_checkpoint, save_train_state, tch_device,
+    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, TextCodec, TokenBatch,
+    load_train_state, save_scalar_checkpoint, save_train_state, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::reward_models::ReadingRule;
 use crate::rl::bradley_terry::preference_losses;
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
+use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, plan_steps};
 
 register! {
     kind: Learner, name: "reward_modeling", config: RewardModelingConfig,
@@ -36,6 +36,10 @@ pub struct RewardModelingConfig {
     pub epochs: u32,
     /// Pairs per optimiser step, ≥ 1.
     pub batch_size: usize,
+    /// Tokens per optimiser step instead of `batch_size` pairs, a pair's prompt counted once, ≥ 1: a step takes pairs until the
+    /// next one would exceed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
     /// Share ε of labels taken to be wrong, in [0, 0.5): `−(1−ε) ln σ(Δ) − ε ln σ(−Δ)`.
     pub label_smoothing: f64,
     /// What a pair's own margin is multiplied by before it is subtracted from the reward difference, ≥ 0; 0 ignores margins.
@@ -69,6 +73,7 @@ impl Default for RewardModelingConfig {
         Self {
             epochs: 1,
             batch_size: 16,
+            batch_tokens: None,
             label_smoothing: 0.0,
             margin_weight: 0.0,
             centring: 0.0,
@@ -94,7 +99,7 @@ impl LearnerConfig for RewardModelingConfig {
     fn problems(&self) -> Vec<Problem> {
         Ranges::new()
             .at_least_one("epochs", self.epochs as usize)
-            .at_least_one("batch_size", self.batch_size)
+            .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
             .require("label_smoothing", (0.0..0.5).contains(&self.label_smoothing), "a number in [0, 0.5)", self.label_smoothing)
             .not_negative("margin_weight", self.margin_weight)
             .not_negative("centring", self.centring)
@@ -105,6 +110,13 @@ impl LearnerConfig for RewardModelingConfig {
             .at_least_one("validate_every", self.validate_every as usize)
             .nested("optim", self.optim.problems())
             .problems()
+    }
+}
+
+impl RewardModelingConfig {
+    fn micro_batching(&self) -> MicroBatching {
+        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
+        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
     }
 }
 
@@ -135,13 +147,16 @@ impl Learner for RewardModeling {
             _ => Vec::new(),
         };
 
-        let plan = StepPlan::new(records.len(), config.batch_size, u64::from(config.epochs), ctx.seed.child("order", 0));
+        let plan = plan_steps(&records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
         let parameters = model.parameters();
         let mut optim = AdamW::new(&parameters, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("reward_model", &parameters)], &mut [("reward_model", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("reward modelling", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
+        let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, true).map(drop);
+        config.micro_batching().dry_run(&records, &plan, start, dry_run)?;
+        zero_gradients(&parameters);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
@@ -222,31 +237,28 @@ fn run_pairs(
     config: &RewardModelingConfig,
     train: bool,
 ) -> Result<Pass> {
-    let n = picked.len() as f64;
-    let mut pass = Pass { loss: 0.0, accuracy: 0.0, margin: 0.0, mean_reward: 0.0 };
-    let lengths: Vec<usize> = picked.iter().map(|&i| records[i].n_computed(config.layout)).collect();
-    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
-        let rows: Vec<&Record<2>> = rows.into_iter().map(|row| &records[picked[row]]).collect();
-        let texts: Vec<_> =
-            rows.iter().map(|record| &record.texts[0]).chain(rows.iter().map(|record| &record.texts[1])).collect();
+    // Loss, accuracy, margin and reward, summed over the pairs; read once, for a look makes the host wait for the device.
+    let mut totals = Tensor::zeros([4], (Kind::Double, model.body.device()));
+    for rows in config.micro_batching().groups(records, picked) {
+        let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
+        let texts: Vec<_> = side(0).chain(side(1)).collect();
         let batch = TokenBatch::new(&texts, config.layout, model.body.device())?;
-        let rewards = if train { model.last_token_scores(&batch) } else { tch::no_grad(|| model.last_token_scores(&batch)) };
-        let (chosen, rejected) =
-            (rewards.narrow(0, 0, rows.len() as i64), rewards.narrow(0, rows.len() as i64, rows.len() as i64));
-        let margins: Vec<f64> = rows.iter().map(|record| record.margin * config.margin_weight).collect();
+        let rewards = if train { model.last_token_scores(&batch) } else { no_grad(|| model.last_token_scores(&batch)) };
+        let n = rows.len() as i64;
+        let (chosen, rejected) = (rewards.narrow(0, 0, n), rewards.narrow(0, n, n));
+        let margins: Vec<f64> = rows.iter().map(|&i| records[i].margin * config.margin_weight).collect();
         let margins = Tensor::from_slice(&margins).to_kind(rewards.kind()).to_device(rewards.device());
         let losses = preference_losses(&chosen, &rejected, &margins, config.label_smoothing, config.centring);
-        let loss = losses.sum(Kind::Float) / n;
         if train {
-            loss.backward();
+            (losses.sum(Kind::Float) / picked.len() as f64).backward();
         }
-        pass.loss += loss.double_value(&[]);
         let difference = (&chosen - &rejected).detach();
-        pass.margin += difference.sum(Kind::Double).double_value(&[]) / n;
-        pass.accuracy += ((difference.sign() + 1.0) * 0.5).sum(Kind::Double).double_value(&[]) / n;
-        pass.mean_reward += rewards.detach().sum(Kind::Double).double_value(&[]) / (2.0 * n);
+        let accuracy = (difference.sign() + 1.0) * 0.5;
+        let sums = [losses.detach(), accuracy, difference, (&chosen + &rejected).detach() * 0.5];
+        totals += Tensor::stack(&sums.map(|numbers| numbers.sum(Kind::Double)), 0);
     }
-    Ok(pass)
+    let [loss, accuracy, margin, mean_reward] = [0, 1, 2, 3].map(|i| totals.double_value(&[i]) / picked.len() as f64);
+    Ok(Pass { loss, accuracy, margin, mean_reward })
 }
 
 #[cfg(test)]
@@ -259,7 +271,7 @@ mod tests {
     use super::*;
     use crate::reward_models::BradleyTerryConfig;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, pairs, take_gradients, tiny_checkpoint,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, pairs, take_gradients, tiny_checkpoint,
     };
 
     fn config() -> RewardModelingConfig {
@@ -322,10 +334,12 @@ mod tests {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         assert_resumes_exactly("reward_modeling/loss", 9, |ctx| learn(&config(), &init, ctx));
+        let by_tokens = RewardModelingConfig { batch_tokens: Some(60), ..RewardModelingConfig { batch_size: 16, ..config() } };
+        assert_resumes_exactly("reward_modeling/loss", 9, |ctx| learn(&by_tokens, &init, ctx));
     }
 
     #[test]
-    fn gradients_do_not_depend_on_the_micro_batches() {
+    fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         let codec = TextCodec::load(&init, None).expect("a codec");
@@ -336,16 +350,17 @@ mod tests {
         };
         let records: Vec<_> = pairs(8).iter().map(encode).collect();
         let picked: Vec<usize> = (0..8).collect();
-        let gradients = |micro_batch_size| {
-            let config = RewardModelingConfig { micro_batch_size, centring: 0.01, ..RewardModelingConfig::default() };
+        let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+            let micro = RewardModelingConfig { layout, micro_batch_size, micro_batch_tokens, ..RewardModelingConfig::default() };
+            let config = RewardModelingConfig { centring: 0.01, ..micro };
             let loss = run_pairs(&model, &records, &picked, &config, true).expect("run").loss;
             (loss, take_gradients(&model.parameters()))
         };
-        let (loss, expected) = gradients(8);
-        for size in [1, 3] {
-            let (same_loss, same) = gradients(size);
+        let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
+        for (layout, size, tokens) in SPLITS {
+            let (same_loss, same) = gradients(layout, size, tokens);
             assert!((loss - same_loss).abs() < 1e-6);
-            assert_same_gradients(&same, &expected, 1e-5);
+            assert_same_gradients(&same, &expected, 1e-6);
         }
     }
 

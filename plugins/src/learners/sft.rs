@@ -12,15 +12,16 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, TokenBatch, load_train_state,
-    micro_batches, save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
+    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, TextCodec, TokenBatch, load_train_state,
+    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
+    zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use crate::rl::reduction::{Reduction, StepTotals};
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before};
+use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, plan_steps};
 
 register! {
     kind: Learner, name: "sft", config: SftConfig,
@@ -35,6 +36,10 @@ pub struct SftConfig {
     pub epochs: u32,
     /// Demonstrations per optimiser step, ≥ 1.
     pub batch_size: usize,
+    /// Tokens per optimiser step instead of `batch_size` demonstrations, prompts included, ≥ 1: a step takes demonstrations
+    /// until the next one would exceed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
     /// How token losses become one number per step.
     pub reduction: Reduction,
     /// Longest prompt and response together, in tokens; longer demonstrations are left out and counted. Never more than the
@@ -60,6 +65,7 @@ impl Default for SftConfig {
         Self {
             epochs: 3,
             batch_size: 32,
+            batch_tokens: None,
             reduction: Reduction::TokenMean,
             max_tokens: 512,
             prompt: None,
@@ -81,13 +87,20 @@ impl LearnerConfig for SftConfig {
     fn problems(&self) -> Vec<Problem> {
         Ranges::new()
             .at_least_one("epochs", self.epochs as usize)
-            .at_least_one("batch_size", self.batch_size)
+            .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
             .at_least_one("max_tokens", self.max_tokens)
             .at_least_one("micro_batch_size", self.micro_batch_size)
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
             .at_least_one("save_every", self.save_every as usize)
             .nested("optim", self.optim.problems())
             .problems()
+    }
+}
+
+impl SftConfig {
+    fn micro_batching(&self) -> MicroBatching {
+        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
+        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
     }
 }
 
@@ -117,12 +130,14 @@ impl Learner for Sft {
             _ => Vec::new(),
         };
 
-        let plan = StepPlan::new(records.len(), config.batch_size, u64::from(config.epochs), ctx.seed.child("order", 0));
+        let plan = plan_steps(&records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
         let mut optim = AdamW::new(model.parameters(), &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", model.parameters())], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("supervised fine-tuning", Some(items_before(&plan, plan.n_steps())), "demonstrations");
         progress.advance(items_before(&plan, start));
+        config.micro_batching().dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config).map(drop))?;
+        zero_gradients(model.parameters());
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
@@ -148,7 +163,7 @@ impl Learner for Sft {
             ctx.scalar("sft/grad_norm", step, report.grad_norm);
             ctx.scalar("sft/lr", step, report.lr);
             ctx.scalar("sft/tokens_per_sec", step, gradient.n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
-            if !held_out.is_empty() && (step + 1) % plan.steps_per_epoch() == 0 {
+            if !held_out.is_empty() && plan.ends_epoch(step) {
                 ctx.scalar("sft/validation_loss", step, mean_loss(&model, &held_out, config)?);
             }
             progress.advance(picked.len() as u64);
@@ -168,31 +183,29 @@ struct Gradient {
 /// Adds the gradient of the picked records' loss to the model, micro-batch by micro-batch; the normaliser is that of all of them.
 fn accumulate(model: &LanguageModel, records: &[Record<1>], picked: &[usize], config: &SftConfig) -> Result<Gradient> {
     let totals = StepTotals::of(&response_lengths(records, picked)).with_width(config.max_tokens);
-    let mut gradient = Gradient { loss: 0.0, n_tokens: 0 };
-    let lengths: Vec<usize> = picked.iter().map(|&i| records[i].longest()).collect();
-    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
-        let rows: Vec<usize> = rows.into_iter().map(|row| picked[row]).collect();
+    let mut total = Tensor::zeros([], (Kind::Double, model.device()));
+    for rows in config.micro_batching().groups(records, picked) {
         let batch = batch_of(records, &rows, config.layout, model.device())?;
         let selected = selected_log_probs(model, &batch);
         let loss = config.reduction.reduce(&-&selected.values, &batch.response_lengths(), totals);
-        gradient.loss += loss.double_value(&[]);
-        gradient.n_tokens += rows.iter().map(|&i| records[i].n_tokens()).sum::<usize>();
+        total += loss.detach();
         selected.backward(&loss);
     }
-    Ok(gradient)
+    // Read once: a look at a number makes the host wait for the device.
+    Ok(Gradient { loss: total.double_value(&[]), n_tokens: picked.iter().map(|&i| records[i].n_tokens()).sum() })
 }
 
 /// The mean loss per response token of all records, in nats, without gradient.
 fn mean_loss(model: &LanguageModel, records: &[Record<1>], config: &SftConfig) -> Result<f64> {
-    let lengths: Vec<usize> = records.iter().map(Record::longest).collect();
-    let (mut sum, mut n_tokens) = (0.0, 0);
-    for rows in micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size) {
+    let all: Vec<usize> = (0..records.len()).collect();
+    let mut sum = Tensor::zeros([], (Kind::Double, model.device()));
+    for rows in config.micro_batching().groups(records, &all) {
         let batch = batch_of(records, &rows, config.layout, model.device())?;
         let (log_probs, _) = selected_log_probs_no_grad(model, &batch);
-        sum -= log_probs.sum(Kind::Double).double_value(&[]);
-        n_tokens += batch.n_response_tokens();
+        sum -= log_probs.sum(Kind::Double);
     }
-    Ok(sum / n_tokens.max(1) as f64)
+    let n_tokens: usize = response_lengths(records, &all).iter().sum();
+    Ok(sum.double_value(&[]) / n_tokens.max(1) as f64)
 }
 
 fn response_lengths(records: &[Record<1>], picked: &[usize]) -> Vec<usize> {
@@ -210,8 +223,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, take_gradients, tiny_checkpoint,
-        tiny_checkpoint_with,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, take_gradients,
+        tiny_checkpoint, tiny_checkpoint_with,
     };
 
     fn config() -> SftConfig {
@@ -250,10 +263,12 @@ mod tests {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config(), &init, &demonstrations(8), ctx));
+        let by_tokens = SftConfig { batch_size: 32, batch_tokens: Some(40), ..config() };
+        assert_resumes_exactly("sft/loss", 12, |ctx| learn(&by_tokens, &init, &demonstrations(8), ctx));
     }
 
     #[test]
-    fn gradients_do_not_depend_on_the_micro_batches() {
+    fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         let codec = TextCodec::load(&init, None).expect("a codec");
@@ -266,16 +281,16 @@ mod tests {
         let records: Vec<_> = demonstrations(8).iter().map(encode).collect();
         let picked: Vec<usize> = (0..8).collect();
         for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::SeqSum, Reduction::FixedNorm] {
-            let gradients = |micro_batch_size| {
-                let config = SftConfig { micro_batch_size, reduction, ..SftConfig::default() };
+            let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+                let config = SftConfig { layout, micro_batch_size, micro_batch_tokens, reduction, ..SftConfig::default() };
                 let loss = accumulate(&model, &records, &picked, &config).expect("run").loss;
                 (loss, take_gradients(model.parameters()))
             };
-            let (loss, expected) = gradients(8);
-            for size in [1, 3] {
-                let (same_loss, same) = gradients(size);
+            let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
+            for (layout, size, tokens) in SPLITS {
+                let (same_loss, same) = gradients(layout, size, tokens);
                 assert!((loss - same_loss).abs() < 1e-6 * loss.abs());
-                assert_same_gradients(&same, &expected, 1e-5);
+                assert_same_gradients(&same, &expected, 1e-6);
             }
         }
     }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use farmhand_core::types::Response;
 use farmhand_core::{BuildContext, Checkpoint, Problem, Result, RewardModel, RewardModelConfig, RunContext, register};
-use farmhand_models::{PromptFormat, ScalarModel, TextCodec, tch_device};
+use farmhand_models::{BatchLayout, PromptFormat, ScalarModel, TextCodec, tch_device};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::reading_rule::ReadingRule;
 use super::scoring::score_in_batches;
-use crate::training::Ranges;
+use crate::training::{MicroBatching, Ranges};
 
 register! {
     kind: RewardModel, name: "bradley_terry", config: BradleyTerryConfig,
@@ -31,11 +31,13 @@ pub struct BradleyTerryConfig {
     pub prompt: Option<PromptFormat>,
     /// Answers scored together at most, ≥ 1. Changes speed and memory.
     pub max_batch: usize,
+    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. Changes speed and memory.
+    pub max_batch_tokens: usize,
 }
 
 impl Default for BradleyTerryConfig {
     fn default() -> Self {
-        Self { model: None, prompt: None, max_batch: 64 }
+        Self { model: None, prompt: None, max_batch: 64, max_batch_tokens: 4096 }
     }
 }
 
@@ -46,11 +48,14 @@ impl RewardModelConfig for BradleyTerryConfig {
         let codec = TextCodec::load(&checkpoint, self.prompt)?;
         let model = ScalarModel::load(checkpoint.path(), tch_device(ctx.device)?)?;
         let rule = ReadingRule::load(checkpoint.path())?;
-        Ok(Box::new(BradleyTerry { checkpoint, codec, model, rule, max_batch: self.max_batch }))
+        Ok(Box::new(BradleyTerry { checkpoint, codec, model, rule, config: self.clone() }))
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new().at_least_one("max_batch", self.max_batch).problems()
+        Ranges::new()
+            .at_least_one("max_batch", self.max_batch)
+            .at_least_one("max_batch_tokens", self.max_batch_tokens)
+            .problems()
     }
 }
 
@@ -59,15 +64,16 @@ struct BradleyTerry {
     codec: TextCodec,
     model: ScalarModel,
     rule: ReadingRule,
-    max_batch: usize,
+    config: BradleyTerryConfig,
 }
 
 impl RewardModel for BradleyTerry {
     fn score(&mut self, items: &[Response<'_>], ctx: &RunContext<'_>) -> Result<Vec<f64>> {
         let encode = |item: &Response<'_>| self.codec.encode(item.instruction, item.output, self.rule.ending());
         let texts = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let body = &self.model.body;
-        score_in_batches(items, &texts, body, self.max_batch, ctx, |batch| self.model.last_token_scores(batch))
+        let BradleyTerryConfig { max_batch, max_batch_tokens, .. } = self.config;
+        let micro = MicroBatching { layout: BatchLayout::Packed, max_tokens: max_batch_tokens, max_records: max_batch };
+        score_in_batches(items, &texts, &self.model.body, micro, ctx, |batch| self.model.last_token_scores(batch))
     }
 
     fn checkpoint(&self) -> Option<&Checkpoint> {

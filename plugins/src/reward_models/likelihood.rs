@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use farmhand_core::types::Response;
 use farmhand_core::{BuildContext, Problem, Result, RewardModel, RewardModelConfig, RunContext, register};
-use farmhand_models::{
+use farmhand_models::{BatchLayout, 
     Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, selected_log_probs_no_grad, sequence_sums, tch_device,
 };
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use tch::Tensor;
 
 use super::scoring::score_in_batches;
 use crate::rl::pairwise::LengthScale;
-use crate::training::Ranges;
+use crate::training::{MicroBatching, Ranges};
 
 register! {
     kind: RewardModel, name: "likelihood", config: LikelihoodConfig,
@@ -38,11 +38,13 @@ pub struct LikelihoodConfig {
     pub with_eos: bool,
     /// Answers scored together at most, ≥ 1. Changes speed and memory.
     pub max_batch: usize,
+    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. Changes speed and memory.
+    pub max_batch_tokens: usize,
 }
 
 impl Default for LikelihoodConfig {
     fn default() -> Self {
-        Self { model: None, prompt: None, per: LengthScale::Mean, with_eos: true, max_batch: 64 }
+        Self { model: None, prompt: None, per: LengthScale::Mean, with_eos: true, max_batch: 64, max_batch_tokens: 4096 }
     }
 }
 
@@ -56,7 +58,10 @@ impl RewardModelConfig for LikelihoodConfig {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new().at_least_one("max_batch", self.max_batch).problems()
+        Ranges::new()
+            .at_least_one("max_batch", self.max_batch)
+            .at_least_one("max_batch_tokens", self.max_batch_tokens)
+            .problems()
     }
 }
 
@@ -83,7 +88,9 @@ impl RewardModel for Likelihood {
                 }
             }
         };
-        score_in_batches(items, &texts, &self.model, self.config.max_batch, ctx, score)
+        let LikelihoodConfig { max_batch, max_batch_tokens, .. } = self.config;
+        let micro = MicroBatching { layout: BatchLayout::Packed, max_tokens: max_batch_tokens, max_records: max_batch };
+        score_in_batches(items, &texts, &self.model, micro, ctx, score)
     }
 }
 

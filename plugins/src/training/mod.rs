@@ -1,14 +1,36 @@
 //! What every learner needs around its loop: records that fit, options in range, a reference.
 
+mod micro_batching;
 mod options;
 mod records;
 mod reference;
 
-use farmhand_models::StepPlan;
+use farmhand_core::Seed;
+use farmhand_models::{BatchLayout, StepPlan, computed_tokens};
 
+pub use micro_batching::MicroBatching;
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of};
 pub use reference::load_reference;
+
+/// The records of every optimiser step: `batch_size` of them, or as many as `batch_tokens` tokens allow. A pair's prompt counts
+/// once, and no padding counts, so that the plan does not depend on how texts lie in a forward pass.
+pub fn plan_steps<const N: usize>(
+    records: &[Record<N>],
+    batch_size: usize,
+    batch_tokens: Option<usize>,
+    epochs: u32,
+    seed: Seed,
+) -> StepPlan {
+    let epochs = u64::from(epochs);
+    match batch_tokens {
+        None => StepPlan::new(records.len(), batch_size, epochs, seed),
+        Some(max_tokens) => {
+            let tokens = |record: &Record<N>| computed_tokens(&record.texts, BatchLayout::Packed);
+            StepPlan::by_tokens(&records.iter().map(tokens).collect::<Vec<_>>(), max_tokens, epochs, seed)
+        }
+    }
+}
 
 /// Records seen in the first `step` optimiser steps of a plan, repeated ones counted again; for progress.
 pub fn items_before(plan: &StepPlan, step: u64) -> u64 {

@@ -18,6 +18,18 @@ impl Ranges {
         self.require(key, value >= 1, "a whole number ≥ 1", value)
     }
 
+    /// `batch_size`, at least 1, and `batch_tokens`, at least 1 when it is set; then `batch_size` stays at its default.
+    #[must_use]
+    pub fn batch(self, batch_size: usize, default: usize, batch_tokens: Option<usize>) -> Self {
+        let both = batch_tokens.is_some() && batch_size != default;
+        self.at_least_one("batch_size", batch_size).at_least_one("batch_tokens", batch_tokens.unwrap_or(1)).require(
+            "batch_tokens",
+            !both,
+            "one of `batch_size` and `batch_tokens`",
+            "both",
+        )
+    }
+
     /// A number above 0.
     #[must_use]
     pub fn positive(self, key: &str, value: f64) -> Self {
@@ -67,13 +79,16 @@ mod tests {
         let inner = vec![Problem::new("lr", "expected a number > 0, got 0")];
         let problems = Ranges::new()
             .at_least_one("epochs", 0)
+            .batch(32, 32, Some(100))
+            .batch(8, 32, Some(100))
+            .batch(32, 32, Some(0))
             .positive("beta", f64::NAN)
             .not_negative("weight", -1.0)
             .fraction("lambda", 1.0)
             .nested("optim", inner)
             .problems();
         let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-        assert_eq!(paths, ["epochs", "beta", "weight", "optim.lr"]);
+        assert_eq!(paths, ["epochs", "batch_tokens", "batch_tokens", "beta", "weight", "optim.lr"]);
         assert_eq!(problems[0].message, "expected a whole number ≥ 1, got 0");
     }
 }

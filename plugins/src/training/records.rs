@@ -1,7 +1,7 @@
 //! Which records a learner can use: too long ones are left out and counted, never cut.
 
 use farmhand_core::{Error, Result, RunContext};
-use farmhand_models::{BatchLayout, EncodedText};
+use farmhand_models::EncodedText;
 
 /// A record as token ids: one text for a demonstration, two for a pair.
 #[derive(Debug, Clone)]
@@ -25,19 +25,6 @@ impl<const N: usize> Record<N> {
     /// The longest of its texts, in tokens.
     pub fn longest(&self) -> usize {
         self.texts.iter().map(|text| text.ids.len()).max().unwrap_or(0)
-    }
-
-    /// Tokens a forward pass computes for it: in the packed layout an equal prompt once, in the padded one as many rows of the
-    /// longest as it has texts.
-    pub fn n_computed(&self, layout: BatchLayout) -> usize {
-        let [first, others @ ..] = self.texts.as_slice() else { return 0 };
-        match layout {
-            BatchLayout::Padded => N * self.longest(),
-            BatchLayout::Packed if others.iter().all(|text| text.prompt() == first.prompt()) => {
-                self.n_tokens() - others.len() * first.response_start
-            }
-            BatchLayout::Packed => self.n_tokens(),
-        }
     }
 
     /// All its texts together, in tokens.

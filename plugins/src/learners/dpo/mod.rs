@@ -17,8 +17,8 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, StepPlan, TextCodec, load_train_state, save_checkpoint,
-    save_train_state, tch_device,
+    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, TextCodec, load_train_state, save_checkpoint,
+    save_train_state, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
-use crate::training::{Ranges, Record, TokenLimit, admit, ids_of, items_before, load_reference};
+use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, load_reference, plan_steps};
 
 register! {
     kind: Learner, name: "dpo", config: DpoConfig,
@@ -51,6 +51,10 @@ pub struct DpoConfig {
     pub epochs: u32,
     /// Pairs per optimiser step, ≥ 1.
     pub batch_size: usize,
+    /// Tokens per optimiser step instead of `batch_size` pairs, a pair's prompt counted once, ≥ 1: a step takes pairs until the
+    /// next one would exceed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
     /// Longest prompt and answer together, in tokens; pairs with a longer side are left out and counted. Never more than the
     /// model's context.
     pub max_tokens: usize,
@@ -81,6 +85,7 @@ impl Default for DpoConfig {
             nll_reduction: Reduction::TokenMean,
             epochs: 2,
             batch_size: 64,
+            batch_tokens: None,
             max_tokens: 512,
             prompt: None,
             micro_batch_size: 16,
@@ -107,7 +112,7 @@ impl LearnerConfig for DpoConfig {
             .not_negative("nll_weight", self.nll_weight)
             .require("nll_reduction", !unused, "`nll_weight` > 0 when it is set", "`nll_weight = 0`")
             .at_least_one("epochs", self.epochs as usize)
-            .at_least_one("batch_size", self.batch_size)
+            .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
             .at_least_one("max_tokens", self.max_tokens)
             .at_least_one("micro_batch_size", self.micro_batch_size)
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
@@ -115,6 +120,13 @@ impl LearnerConfig for DpoConfig {
             .at_least_one("validate_every", self.validate_every as usize)
             .nested("optim", self.optim.problems())
             .problems()
+    }
+}
+
+impl DpoConfig {
+    fn micro_batching(&self) -> MicroBatching {
+        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
+        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
     }
 }
 
@@ -151,12 +163,15 @@ impl Learner for Dpo {
         };
         policy.set_trainable(true);
 
-        let plan = StepPlan::new(train.records.len(), config.batch_size, u64::from(config.epochs), ctx.seed.child("order", 0));
+        let plan = plan_steps(&train.records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
         let mut optim = AdamW::new(policy.parameters(), &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", policy.parameters())], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
+        let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, true).map(drop);
+        config.micro_batching().dry_run(&train.records, &plan, start, dry_run)?;
+        zero_gradients(policy.parameters());
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
@@ -281,6 +296,8 @@ mod tests {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&config(), &init, &pairs(10), ctx));
+        let by_tokens = DpoConfig { batch_tokens: Some(60), ..DpoConfig { batch_size: 64, ..config() } };
+        assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&by_tokens, &init, &pairs(10), ctx));
     }
 
     #[test]

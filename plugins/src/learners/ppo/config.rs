@@ -9,7 +9,7 @@ use crate::rl::kl::{KlControl, KlEstimator};
 use crate::rl::masked::Whitening;
 use crate::rl::reduction::Reduction;
 use crate::rl::reward_shaping::MissingEnd;
-use crate::training::Ranges;
+use crate::training::{MicroBatching, Ranges};
 
 /// Where the value model starts. Its head is always zero at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -182,6 +182,11 @@ impl PpoConfig {
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
+    }
+
+    pub(super) fn micro_batching(&self) -> MicroBatching {
+        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
+        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
     }
 
     /// Optimiser steps of all rounds.

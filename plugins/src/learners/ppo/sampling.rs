@@ -6,7 +6,7 @@ use farmhand_core::types::{FinishReason, Instruction, Response, SamplingParams};
 use farmhand_core::{Error, NoEvents, Result, RewardModel, RunContext, checked};
 use farmhand_models::{
     EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarModel, TextCodec, TokenBatch, epoch_order, generate,
-    micro_batches, selected_log_probs_no_grad_at,
+    selected_log_probs_no_grad_at,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -45,14 +45,16 @@ pub(super) struct Round {
 /// The rollouts of each optimiser step of one pass, cut into micro-batches: steps, micro-batches, rows.
 pub(super) type Partition = Vec<Vec<Vec<usize>>>;
 
-/// The partition of pass `epoch` of round `step`, over texts of these lengths.
-pub(super) fn partition(lengths: &[usize], config: &PpoConfig, step: u64, epoch: u32, ctx: &RunContext<'_>) -> Partition {
-    let order = epoch_order(lengths.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
-    let micro = |rows: &[usize]| {
-        let lengths: Vec<usize> = rows.iter().map(|&row| lengths[row]).collect();
-        let groups = micro_batches(&lengths, config.layout, config.micro_batch_tokens, config.micro_batch_size);
-        groups.into_iter().map(|group| group.into_iter().map(|i| rows[i]).collect()).collect()
-    };
+/// The partition of pass `epoch` of round `step`.
+pub(super) fn partition(
+    texts: &[EncodedText],
+    config: &PpoConfig,
+    step: u64,
+    epoch: u32,
+    ctx: &RunContext<'_>,
+) -> Partition {
+    let order = epoch_order(texts.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
+    let micro = |rows: &[usize]| config.micro_batching().groups_of(rows, |row| std::slice::from_ref(&texts[row]));
     order.chunks(config.batch_size).map(micro).collect()
 }
 
@@ -126,9 +128,8 @@ impl Sampler<'_> {
     /// Log-probabilities, values and entropies of all response tokens, flat, in the order of `texts`. Computed in the very
     /// micro-batches of the first pass, so that the probability ratio of the first optimiser step is exactly 1.
     fn measure(&self, texts: &[EncodedText], step: u64, ctx: &RunContext<'_>) -> Result<Measured> {
-        let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
         let mut rows_of: [Vec<Tensor>; 4] = std::array::from_fn(|_| (0..texts.len()).map(|_| Tensor::new()).collect());
-        for rows in partition(&lengths, self.config, step, 0, ctx).into_iter().flatten() {
+        for rows in partition(texts, self.config, step, 0, ctx).into_iter().flatten() {
             let batch = self.batch_of(texts, &rows)?;
             let (log_probs, entropies) = selected_log_probs_no_grad_at(self.policy, &batch, self.config.temperature);
             let (reference, _) = selected_log_probs_no_grad_at(self.reference, &batch, self.config.temperature);

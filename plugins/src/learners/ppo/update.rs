@@ -70,7 +70,7 @@ pub(super) fn update(
     let (config, batch) = (sampler.config, &round.batch);
     let lengths: Vec<usize> = round.texts.iter().map(|text| text.ids.len()).collect();
     let mut update = Update { explained_variance: explained_variance(batch, &targets.returns), ..Update::default() };
-    let partitions = (0..config.inner_epochs).flat_map(|epoch| partition(&lengths, config, step, epoch, ctx));
+    let partitions = (0..config.inner_epochs).flat_map(|epoch| partition(&round.texts, config, step, epoch, ctx));
     let mut n_steps = 0.0;
     for micro_batches in partitions {
         n_steps += 1.0;
@@ -171,13 +171,13 @@ fn explained_variance(batch: &RolloutBatch, returns: &Tensor) -> f64 {
 mod tests {
     use farmhand_core::types::Instruction;
     use farmhand_core::{NoEvents, RewardModel};
-    use farmhand_models::{EncodedText, LanguageModel, ScalarHead, ScalarModel, TextCodec};
+    use farmhand_models::{BatchLayout, EncodedText, LanguageModel, ScalarHead, ScalarModel, TextCodec};
 
     use super::*;
     use crate::reward_models::LengthConfig;
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
-    use crate::testing::{Stage, assert_same_gradients, instructions, take_gradients, tiny_checkpoint};
+    use crate::testing::{SPLITS, Stage, assert_same_gradients, instructions, take_gradients, tiny_checkpoint};
     use crate::training::Record;
 
     /// Everything a round needs, and a round of eight responses sampled with it.
@@ -218,23 +218,29 @@ mod tests {
     }
 
     #[test]
-    fn gradients_of_policy_and_value_do_not_depend_on_the_micro_batches() {
+    fn losses_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::FixedNorm] {
             with_round(&PpoConfig { reduction, ..config() }, |sampler, round| {
                 let targets = targets(&round.batch, sampler.config, 0.05);
                 let totals = StepTotals::of(&round.batch.lengths).with_width(12);
-                let gradients = |size: usize| {
-                    let rows: Vec<usize> = (0..8).collect();
-                    for rows in rows.chunks(size) {
-                        micro_step(sampler, round, &targets, rows, totals).expect("run");
+                let rows: Vec<usize> = (0..8).collect();
+                let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+                    let config = PpoConfig { layout, micro_batch_size, micro_batch_tokens, ..sampler.config.clone() };
+                    let sampler = Sampler { config: &config, ..*sampler };
+                    let texts = |row: usize| std::slice::from_ref(&round.texts[row]);
+                    let mut losses = [0.0; 2];
+                    for rows in config.micro_batching().groups_of(&rows, texts) {
+                        let micro = micro_step(&sampler, round, &targets, &rows, totals).expect("run");
+                        losses = [losses[0] + micro.policy, losses[1] + micro.value];
                     }
-                    (take_gradients(sampler.policy.parameters()), take_gradients(&sampler.value.parameters()))
+                    (losses, take_gradients(sampler.policy.parameters()), take_gradients(&sampler.value.parameters()))
                 };
-                let (policy, value) = gradients(8);
-                for size in [1, 3] {
-                    let (same_policy, same_value) = gradients(size);
-                    assert_same_gradients(&same_policy, &policy, 1e-4);
-                    assert_same_gradients(&same_value, &value, 1e-4);
+                let (losses, policy, value) = gradients(BatchLayout::Padded, 8, 4096);
+                for (layout, size, tokens) in SPLITS {
+                    let (same_losses, same_policy, same_value) = gradients(layout, size, tokens);
+                    assert!(losses.iter().zip(same_losses).all(|(loss, same)| (loss - same).abs() < 1e-6 * loss.abs().max(1.0)));
+                    assert_same_gradients(&same_policy, &policy, 1e-6);
+                    assert_same_gradients(&same_value, &value, 1e-6);
                 }
             });
         }
