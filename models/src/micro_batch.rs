@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn records_with_the_same_prompt_stand_together_and_groups_are_filled() {
         // Four answers to a prompt of 10 tokens, and three other texts.
-        let records: Vec<_> = [(10, 4), (7, 5), (10, 2), (3, 3), (10, 4), (1, 1), (10, 3)].map(|(p, r)| vec![text(p, r)]).to_vec();
+        let records: Vec<_> =
+            [(10, 4), (7, 5), (10, 2), (3, 3), (10, 4), (1, 1), (10, 3)].map(|(p, r)| vec![text(p, r)]).to_vec();
         let groups = groups_of(&records, BatchLayout::Packed, 25, 8);
         assert_eq!(groups, [vec![0, 4, 6, 2, 5], vec![1, 3]]);
         assert_eq!(computed(&records, &groups[0], BatchLayout::Packed), 25);

@@ -56,7 +56,7 @@ pub struct RewardModelingConfig {
     pub prompt: Option<PromptFormat>,
     /// Pairs per forward pass at most, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
+    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,

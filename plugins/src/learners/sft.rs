@@ -13,8 +13,7 @@ use farmhand_core::{
 };
 use farmhand_models::{
     AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, TextCodec, TokenBatch, load_train_state,
-    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
-    zero_gradients,
+    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,7 +49,7 @@ pub struct SftConfig {
     pub prompt: Option<PromptFormat>,
     /// Demonstrations per forward pass at most, ≥ 1. Changes speed and memory, not the result.
     pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, padding included, ≥ 1. Changes speed and memory, not the result.
+    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
     pub micro_batch_tokens: usize,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,

@@ -52,10 +52,7 @@ impl RewardModelConfig for BradleyTerryConfig {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new()
-            .at_least_one("max_batch", self.max_batch)
-            .at_least_one("max_batch_tokens", self.max_batch_tokens)
-            .problems()
+        Ranges::new().at_least_one("max_batch", self.max_batch).at_least_one("max_batch_tokens", self.max_batch_tokens).problems()
     }
 }
 

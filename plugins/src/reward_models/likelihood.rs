@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use farmhand_core::types::Response;
 use farmhand_core::{BuildContext, Problem, Result, RewardModel, RewardModelConfig, RunContext, register};
-use farmhand_models::{BatchLayout, 
-    Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, selected_log_probs_no_grad, sequence_sums, tch_device,
+use farmhand_models::{
+    BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, selected_log_probs_no_grad, sequence_sums,
+    tch_device,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,10 +59,7 @@ impl RewardModelConfig for LikelihoodConfig {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new()
-            .at_least_one("max_batch", self.max_batch)
-            .at_least_one("max_batch_tokens", self.max_batch_tokens)
-            .problems()
+        Ranges::new().at_least_one("max_batch", self.max_batch).at_least_one("max_batch_tokens", self.max_batch_tokens).problems()
     }
 }
 

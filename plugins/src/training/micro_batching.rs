@@ -41,7 +41,8 @@ impl MicroBatching {
         start: u64,
         run: impl FnOnce(&[usize]) -> Result<()>,
     ) -> Result<()> {
-        let size = |group: &[usize]| group.iter().map(|&index| computed_tokens(&records[index].texts, self.layout)).sum::<usize>();
+        let size =
+            |group: &[usize]| group.iter().map(|&index| computed_tokens(&records[index].texts, self.layout)).sum::<usize>();
         let largest = |step: u64| self.groups(records, plan.items(step)).into_iter().next();
         let Some(first) = largest(start) else { return Ok(()) };
         let (mut most, mut found) = (size(&first), None);

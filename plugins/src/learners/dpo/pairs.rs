@@ -1,9 +1,7 @@
 //! Preference pairs with the reference's log-probabilities, and one pass of some of them through the policy.
 
 use farmhand_core::{Error, Result, RunContext};
-use farmhand_models::{
-    BatchLayout, LanguageModel, TokenBatch, selected_log_probs, selected_log_probs_no_grad, sequence_sums,
-};
+use farmhand_models::{BatchLayout, LanguageModel, TokenBatch, selected_log_probs, selected_log_probs_no_grad, sequence_sums};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 

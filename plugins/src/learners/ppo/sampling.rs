@@ -46,13 +46,7 @@ pub(super) struct Round {
 pub(super) type Partition = Vec<Vec<Vec<usize>>>;
 
 /// The partition of pass `epoch` of round `step`.
-pub(super) fn partition(
-    texts: &[EncodedText],
-    config: &PpoConfig,
-    step: u64,
-    epoch: u32,
-    ctx: &RunContext<'_>,
-) -> Partition {
+pub(super) fn partition(texts: &[EncodedText], config: &PpoConfig, step: u64, epoch: u32, ctx: &RunContext<'_>) -> Partition {
     let order = epoch_order(texts.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
     let micro = |rows: &[usize]| config.micro_batching().groups_of(rows, |row| std::slice::from_ref(&texts[row]));
     order.chunks(config.batch_size).map(micro).collect()
