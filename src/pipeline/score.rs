@@ -50,10 +50,10 @@ pub fn score_records(
         model.check_length(text.ids.len()).map_err(|error| error.context(format_args!("record {i}")))?;
         encoded.push(text);
     }
-    let lengths: Vec<usize> = encoded.iter().map(|text| text.ids.len()).collect();
     let mut progress = ctx.progress("scoring", Some(records.len() as u64), "records");
     let mut scored: Vec<Option<ScoredRecord>> = vec![None; records.len()];
-    for rows in micro_batches(&lengths, BatchLayout::Packed, max_batch_tokens, records.len().max(1)) {
+    let texts = encoded.iter().map(std::slice::from_ref);
+    for rows in micro_batches(texts, BatchLayout::Packed, max_batch_tokens, records.len().max(1)) {
         ctx.cancel.check()?;
         let items: Vec<_> = rows.iter().map(|row| &encoded[*row]).collect();
         let batch = TokenBatch::new(&items, BatchLayout::Packed, device)?;
