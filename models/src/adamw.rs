@@ -6,90 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use farmhand_core::{Error, Problem, Result};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, no_grad};
+use farmhand_core::{Error, Result};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::gradient::{clip_factor, gradient_norm, zero_gradients};
+use crate::native::{Argument, call};
+use crate::optim_config::OptimConfig;
 use crate::restore_tensors::restore_tensors;
 use crate::safetensors_file::write_safetensors;
-use crate::schedule::Schedule;
-
-/// How weights move: AdamW, gradient clipping, learning-rate schedule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimConfig {
-    /// Learning rate at its highest, ≥ 0.
-    pub lr: f64,
-    /// Decay of weight matrices per unit of learning rate, λ ≥ 0; biases and normalisation weights never decay.
-    pub weight_decay: f64,
-    /// Memory of the mean and of the squared gradient, each in [0, 1).
-    pub betas: [f64; 2],
-    /// Added to the denominator, > 0.
-    pub eps: f64,
-    /// Norm of all gradients together above which they are scaled down, ≥ 0; 0 never scales.
-    pub max_grad_norm: f64,
-    /// How the learning rate goes after the warm-up: `constant`, `linear` or `cosine`.
-    pub schedule: Schedule,
-    /// Steps over which the learning rate rises from 0; not together with `warmup_ratio`.
-    pub warmup_steps: u64,
-    /// The same as a part of all steps, in [0, 1], rounded up; not together with `warmup_steps`.
-    pub warmup_ratio: f64,
-}
-
-impl Default for OptimConfig {
-    fn default() -> Self {
-        Self {
-            lr: 2e-5,
-            weight_decay: 0.0,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            max_grad_norm: 1.0,
-            schedule: Schedule::Cosine,
-            warmup_steps: 0,
-            warmup_ratio: 0.03,
-        }
-    }
-}
-
-impl OptimConfig {
-    /// Everything out of range, paths relative to this table.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, key: &str, expected: &str, got: f64| {
-            if !ok {
-                problems.push(Problem::new(key, format!("expected {expected}, got {got}")));
-            }
-        };
-        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        check(not_negative(self.lr), "lr", "a number ≥ 0", self.lr);
-        check(not_negative(self.weight_decay), "weight_decay", "a number ≥ 0", self.weight_decay);
-        for beta in self.betas {
-            check((0.0..1.0).contains(&beta), "betas", "numbers in [0, 1)", beta);
-        }
-        check(self.eps.is_finite() && self.eps > 0.0, "eps", "a number > 0", self.eps);
-        check(not_negative(self.max_grad_norm), "max_grad_norm", "a number ≥ 0", self.max_grad_norm);
-        check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "a number in [0, 1]", self.warmup_ratio);
-        if self.warmup_steps > 0 && self.warmup_ratio > 0.0 {
-            problems.push(
-                Problem::new("warmup_steps", "both `warmup_steps` and `warmup_ratio` are set")
-                    .with_hint("set `warmup_ratio = 0` to count the warm-up in steps"),
-            );
-        }
-        problems
-    }
-
-    /// Steps of the warm-up in a run of `total_steps`.
-    pub fn warmup(&self, total_steps: u64) -> u64 {
-        if self.warmup_steps > 0 { self.warmup_steps } else { (total_steps as f64 * self.warmup_ratio).ceil() as u64 }
-    }
-
-    /// The learning rate of optimiser step `step` (from 0) of `total_steps`.
-    pub fn lr_at(&self, step: u64, total_steps: u64) -> f64 {
-        self.lr * self.schedule.factor(step, self.warmup(total_steps), total_steps)
-    }
-}
 
 /// What one optimiser step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,33 +26,70 @@ pub struct StepReport {
 
 /// The optimiser of some tensors. Gradients accumulate in the tensors over any number of backward passes; whoever calls
 /// scales each loss so that their sum is the loss of the whole step. The moments are `f32` and live beside the weights.
+///
+/// A weight that is not `f32` (`bf16` on a GPU) has an `f32` master copy here: steps move the master, whose small changes
+/// the weight could not hold, and the weight is its rounding.
 #[derive(Debug)]
 pub struct AdamW {
     config: OptimConfig,
     total_steps: u64,
     done: u64,
-    parameters: Vec<(String, Tensor)>,
-    means: Vec<Tensor>,
-    squares: Vec<Tensor>,
-    decays: Vec<bool>,
+    /// Sorted by name.
+    weights: Vec<Weight>,
 }
+
+/// One tensor and its state.
+#[derive(Debug)]
+struct Weight {
+    name: String,
+    tensor: Tensor,
+    /// `f32`, where `tensor` is not or does not lie in one piece.
+    master: Option<Tensor>,
+    mean: Tensor,
+    square: Tensor,
+    decays: bool,
+}
+
+impl Weight {
+    fn new(name: &str, tensor: &Tensor) -> Self {
+        no_grad(|| {
+            let direct = tensor.kind() == Kind::Float && tensor.is_contiguous();
+            let master = (!direct).then(|| tensor.detach().to_kind(Kind::Float).contiguous().copy());
+            let zeros = || Tensor::zeros(tensor.size(), (Kind::Float, tensor.device()));
+            Self {
+                name: name.to_owned(),
+                tensor: tensor.shallow_clone(),
+                master,
+                mean: zeros(),
+                square: zeros(),
+                decays: decays(name, tensor),
+            }
+        })
+    }
+
+    /// What the steps move.
+    fn full_precision(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(&self.tensor)
+    }
+
+    /// The weight becomes the rounding of its master.
+    fn follow_master(&self) {
+        if let Some(master) = &self.master {
+            no_grad(|| self.tensor.shallow_clone().copy_(master));
+        }
+    }
+}
+
+/// Weights that are stepped together: many, so that a GPU starts few kernels, and few, so that gradients which have to be
+/// turned into `f32` first do not all stand in memory twice.
+const TOGETHER: usize = 32;
 
 impl AdamW {
     /// An optimiser of `parameters`, which share their storage with the model, for a run of `total_steps` steps.
     pub fn new(parameters: &[(String, Tensor)], config: &OptimConfig, total_steps: u64) -> Self {
-        let mut sorted: Vec<(String, Tensor)> =
-            parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-        sorted.sort_by(|a, b| a.0.cmp(&b.0));
-        let zeros = || sorted.iter().map(|(_, tensor)| no_grad(|| tensor.zeros_like().to_kind(Kind::Float))).collect();
-        Self {
-            config: config.clone(),
-            total_steps,
-            done: 0,
-            means: zeros(),
-            squares: zeros(),
-            decays: sorted.iter().map(|(name, tensor)| decays(name, tensor)).collect(),
-            parameters: sorted,
-        }
+        let mut weights: Vec<Weight> = parameters.iter().map(|(name, tensor)| Weight::new(name, tensor)).collect();
+        weights.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { config: config.clone(), total_steps, done: 0, weights }
     }
 
     /// Steps done so far.
@@ -141,35 +102,68 @@ impl AdamW {
     /// # Errors
     /// When a gradient is not finite; then nothing has moved and the gradients are still there.
     pub fn step(&mut self) -> Result<StepReport> {
+        let tensors: Vec<(String, Tensor)> =
+            self.weights.iter().map(|weight| (weight.name.clone(), weight.tensor.shallow_clone())).collect();
         let step = self.done;
-        let grad_norm = gradient_norm(&self.parameters).map_err(|error| error.context(format!("optimiser step {}", step + 1)))?;
+        let grad_norm = gradient_norm(&tensors).map_err(|error| error.context(format!("optimiser step {}", step + 1)))?;
         let lr = self.config.lr_at(step, self.total_steps);
-        self.done += 1;
-        let power = i32::try_from(self.done).unwrap_or(i32::MAX);
-        let [beta1, beta2] = self.config.betas;
         let max_norm = self.config.max_grad_norm;
-        let update = Update {
-            clip: if max_norm > 0.0 { clip_factor(grad_norm, max_norm) } else { 1.0 },
-            rate: lr / (1.0 - beta1.powi(power)),
-            decay: 1.0 - lr * self.config.weight_decay,
-            betas: self.config.betas,
-            scale: (1.0 - beta2.powi(power)).sqrt(),
-            eps: self.config.eps,
-        };
+        let clip = if max_norm > 0.0 { clip_factor(grad_norm, max_norm) } else { 1.0 };
+        self.done += 1;
         no_grad(|| {
-            for (index, (_, parameter)) in self.parameters.iter().enumerate() {
-                let gradient = parameter.grad();
-                if gradient.defined() {
-                    let decay = self.decays[index] && self.config.weight_decay > 0.0;
-                    update.apply(parameter, &gradient, &self.means[index], &self.squares[index], decay);
-                }
+            for decays in [true, false] {
+                let moving = |weight: &&Weight| weight.decays == decays && weight.tensor.grad().defined();
+                let moving: Vec<&Weight> = self.weights.iter().filter(moving).collect();
+                moving.chunks(TOGETHER).try_for_each(|weights| self.apply(weights, lr, clip))?;
             }
-        });
-        zero_gradients(&self.parameters);
+            Ok(())
+        })
+        .map_err(|error: Error| error.context("AdamW"))?;
+        zero_gradients(&tensors);
         Ok(StepReport { grad_norm, lr })
     }
 
-    /// Writes the state (both moments and the steps done) into an existing folder as `optimiser.safetensors`.
+    /// One pass over the memory of `weights`, which all decay or all do not.
+    fn apply(&self, weights: &[&Weight], lr: f64, clip: f64) -> Result<()> {
+        let gradient = |weight: &&Weight| weight.tensor.grad().to_kind(Kind::Float).contiguous();
+        let gradients: Vec<Tensor> = weights.iter().map(gradient).collect();
+        let device = weights[0].tensor.device();
+        let number = |value: f64| Tensor::from(value as f32).to_device(device);
+        let (step, divisor) = (number(self.done as f64), number(1.0 / clip));
+        let list = |pick: fn(&Weight) -> &Tensor| weights.iter().map(|weight| pick(weight)).collect::<Vec<_>>();
+        let [beta1, beta2] = self.config.betas;
+        let decay = if weights[0].decays { self.config.weight_decay } else { 0.0 };
+        call(
+            "aten::_fused_adamw_",
+            &[
+                Argument::Tensors(&list(Weight::full_precision)),
+                Argument::Tensors(&gradients.iter().collect::<Vec<_>>()),
+                Argument::Tensors(&list(|weight| &weight.mean)),
+                Argument::Tensors(&list(|weight| &weight.square)),
+                // The largest squares so far, for the AMSGrad variant.
+                Argument::Tensors(&[]),
+                Argument::Tensors(&vec![&step; weights.len()]),
+                Argument::Float(lr),
+                Argument::Float(beta1),
+                Argument::Float(beta2),
+                Argument::Float(decay),
+                Argument::Float(self.config.eps),
+                // Neither AMSGrad nor uphill.
+                Argument::Bool(false),
+                Argument::Bool(false),
+                if clip < 1.0 { Argument::Tensor(&divisor) } else { Argument::None },
+            ],
+        )?;
+        weights.iter().for_each(|weight| weight.follow_master());
+        Ok(())
+    }
+
+    /// The weights in `f32`, by name: what a checkpoint should hold. Those that are `f32` themselves share their storage.
+    pub fn full_precision(&self) -> Vec<(String, Tensor)> {
+        self.weights.iter().map(|weight| (weight.name.clone(), weight.full_precision().detach())).collect()
+    }
+
+    /// Writes the state (both moments, master copies and the steps done) into an existing folder as `optimiser.safetensors`.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -189,70 +183,23 @@ impl AdamW {
         self.done = u64::try_from(done.int64_value(&[0])).map_err(|error| {
             Error::invalid_data(format!("`{}` has a negative step", dir.join(STATE_FILE).display())).with_source(error)
         })?;
+        self.weights.iter().for_each(Weight::follow_master);
         Ok(())
     }
 
     fn state(&self, done: Tensor) -> Vec<(String, Tensor)> {
         let mut state = vec![("steps_done".to_owned(), done)];
-        for (index, (name, _)) in self.parameters.iter().enumerate() {
-            state.push((format!("mean.{name}"), self.means[index].shallow_clone()));
-            state.push((format!("square.{name}"), self.squares[index].shallow_clone()));
+        for weight in &self.weights {
+            let parts = [("mean", Some(&weight.mean)), ("square", Some(&weight.square)), ("master", weight.master.as_ref())];
+            for (part, tensor) in parts {
+                state.extend(tensor.map(|tensor| (format!("{part}.{}", weight.name), tensor.shallow_clone())));
+            }
         }
         state
     }
 }
 
 const STATE_FILE: &str = "optimiser.safetensors";
-
-/// The numbers of one step.
-struct Update {
-    /// The factor on the gradients.
-    clip: f64,
-    /// lr / (1 − β₁ᵗ).
-    rate: f64,
-    /// 1 − lr λ.
-    decay: f64,
-    betas: [f64; 2],
-    /// √(1 − β₂ᵗ).
-    scale: f64,
-    eps: f64,
-}
-
-/// Elements that are worked on together on the CPU: few enough that all operations but the first find them in the cache.
-const STRETCH: i64 = 1 << 15;
-
-impl Update {
-    fn apply(&self, parameter: &Tensor, gradient: &Tensor, mean: &Tensor, square: &Tensor, decay: bool) {
-        let gradient = gradient.to_kind(Kind::Float);
-        let tensors = [parameter, &gradient, mean, square];
-        if parameter.device() != Device::Cpu || !tensors.iter().all(|tensor| tensor.is_contiguous()) {
-            self.apply_to(tensors.map(Tensor::shallow_clone), decay);
-            return;
-        }
-        let flat = tensors.map(|tensor| tensor.view([-1]));
-        let n = flat[0].size()[0];
-        for start in (0..n).step_by(STRETCH as usize) {
-            self.apply_to([0, 1, 2, 3].map(|index: usize| flat[index].narrow(0, start, STRETCH.min(n - start))), decay);
-        }
-    }
-
-    fn apply_to(&self, [mut parameter, mut gradient, mut mean, mut square]: [Tensor; 4], decay: bool) {
-        let [beta1, beta2] = self.betas;
-        if self.clip < 1.0 {
-            let _ = gradient.g_mul_scalar_(self.clip);
-        }
-        let _ = mean.lerp_(&gradient, 1.0 - beta1);
-        let scaled = &gradient * (1.0 - beta2);
-        let _ = square.g_mul_scalar_(beta2).addcmul_(&gradient, &scaled);
-        let mut denominator = square.sqrt();
-        let _ = denominator.g_div_scalar_(self.scale).g_add_scalar_(self.eps);
-        let change = &mean * -self.rate;
-        if decay {
-            let _ = parameter.g_mul_scalar_(self.decay);
-        }
-        let _ = parameter.addcdiv_(&change, &denominator);
-    }
-}
 
 /// Weight matrices and embeddings decay; biases and normalisation weights, which have one dimension, do not.
 fn decays(name: &str, tensor: &Tensor) -> bool {
@@ -261,7 +208,10 @@ fn decays(name: &str, tensor: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
+    use crate::schedule::Schedule;
 
     type Named = BTreeMap<String, Vec<f32>>;
 
@@ -375,11 +325,55 @@ mod tests {
     }
 
     #[test]
-    fn options_out_of_range_are_all_named() {
-        assert_eq!(OptimConfig::default().problems(), []);
-        let wrong = OptimConfig { lr: -1.0, betas: [0.9, 1.0], eps: 0.0, warmup_steps: 5, ..OptimConfig::default() };
-        let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
-        assert_eq!(paths, ["lr", "betas", "eps", "warmup_steps"]);
-        assert_eq!(OptimConfig { warmup_ratio: 0.03, ..OptimConfig::default() }.warmup(101), 4);
+    fn bf16_weights_follow_f32_masters_and_resume_with_the_same_bits() {
+        let golden = golden();
+        let rounded = |parameters: Vec<(String, Tensor)>| -> Vec<(String, Tensor)> {
+            let half = |tensor: Tensor| tensor.detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+            parameters.into_iter().map(|(name, tensor)| (name, half(tensor))).collect()
+        };
+        let run = |parameters: &[(String, Tensor)], optimiser: &mut AdamW, steps: &[GoldenStep]| {
+            for step in steps {
+                backward(parameters, &step.gradients);
+                optimiser.step().expect("finite");
+            }
+        };
+        let (full, half, cut) = (parameters(&golden), rounded(parameters(&golden)), rounded(parameters(&golden)));
+        run(&full, &mut AdamW::new(&full, &config(), 10), &golden.steps);
+        let mut optimiser = AdamW::new(&half, &config(), 10);
+        run(&half, &mut optimiser, &golden.steps);
+        for (((_, full), (_, half)), (_, master)) in full.iter().zip(&half).zip(&optimiser.full_precision()) {
+            assert_eq!((half.kind(), master.kind()), (Kind::BFloat16, Kind::Float));
+            assert_eq!(half, &master.to_kind(Kind::BFloat16));
+            // The start and the gradients are rounded to 8 bits of mantissa; the steps on top are not.
+            assert!((full - master).abs().max().double_value(&[]) < 0.02);
+        }
+
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut first = AdamW::new(&cut, &config(), 10);
+        run(&cut, &mut first, &golden.steps[..4]);
+        first.save(dir.path()).expect("saved");
+        let start = rounded(parameters(&golden));
+        let mut second = AdamW::new(&start, &config(), 10);
+        second.load(dir.path()).expect("loaded");
+        run(&start, &mut second, &golden.steps[4..]);
+        for ((_, whole), (_, resumed)) in optimiser.full_precision().iter().zip(&second.full_precision()) {
+            assert_eq!(whole, resumed);
+        }
+        assert_eq!(start, half);
+    }
+
+    #[test]
+    fn a_weight_that_lies_in_strides_moves_like_one_in_one_piece() {
+        let start = Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).view([2, 3]);
+        let straight = start.copy().set_requires_grad(true);
+        let strided = start.tr().contiguous().tr().set_requires_grad(true);
+        for weight in [&straight, &strided] {
+            let mut optimiser = AdamW::new(&[("w".to_owned(), weight.shallow_clone())], &config(), 10);
+            for _ in 0..3 {
+                (weight * &start).square().sum(Kind::Float).backward();
+                optimiser.step().expect("finite");
+            }
+        }
+        assert!(straight == strided && straight != start);
     }
 }

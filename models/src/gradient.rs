@@ -3,13 +3,17 @@
 use farmhand_core::{Error, Result};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::native::set_gradient;
+
 /// The Euclidean norm of all gradients together; tensors without a gradient count as zero.
 ///
 /// # Errors
 /// When it is not finite: the error names the first tensor whose gradient is not.
 pub fn gradient_norm(parameters: &[(String, Tensor)]) -> Result<f64> {
     no_grad(|| {
-        let norms: Vec<Tensor> = gradients(parameters).map(|(_, gradient)| gradient.norm().to_kind(Kind::Float)).collect();
+        // In `f32` whatever the gradients are.
+        let norm = |(_, gradient): (&str, Tensor)| gradient.norm_scalaropt_dtype(2, Kind::Float);
+        let norms: Vec<Tensor> = gradients(parameters).map(norm).collect();
         if norms.is_empty() {
             return Ok(0.0);
         }
@@ -41,11 +45,9 @@ pub fn clip_gradients(parameters: &[(String, Tensor)], norm: f64, max_norm: f64)
     }
 }
 
-/// Forgets all gradients.
+/// Forgets all gradients and frees their memory; the next backward pass makes new ones instead of adding to zeros.
 pub fn zero_gradients(parameters: &[(String, Tensor)]) {
-    for (_, parameter) in parameters {
-        parameter.shallow_clone().zero_grad();
-    }
+    parameters.iter().for_each(|(_, parameter)| set_gradient(parameter, None));
 }
 
 fn gradients(parameters: &[(String, Tensor)]) -> impl Iterator<Item = (&str, Tensor)> {
@@ -75,6 +77,7 @@ mod tests {
         clip_gradients(&parameters, norm, 0.5);
         assert!((gradient_norm(&parameters).expect("finite") - 0.5).abs() < 1e-6);
         zero_gradients(&parameters);
+        assert!(!parameters[0].1.grad().defined());
         assert_eq!(gradient_norm(&parameters).expect("finite"), 0.0);
     }
 

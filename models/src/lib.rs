@@ -35,6 +35,7 @@ mod log_probs;
 mod memory_estimate;
 mod micro_batch;
 pub mod native;
+mod optim_config;
 mod prompt;
 mod restore_tensors;
 mod rotary;
@@ -47,7 +48,7 @@ mod tokenizer;
 mod train_state;
 mod weights;
 
-pub use adamw::{AdamW, OptimConfig, StepReport};
+pub use adamw::{AdamW, StepReport};
 pub use architecture::ModelShape;
 pub use batch::{BatchLayout, TokenBatch};
 pub use bpe_training::{TRAINED_SPECIALS, train_bpe};
@@ -67,6 +68,7 @@ pub use log_probs::{
 };
 pub use memory_estimate::{MemoryEstimate, Workload, estimate_memory};
 pub use micro_batch::{computed_tokens, micro_batches};
+pub use optim_config::OptimConfig;
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
 pub use restore_tensors::restore_tensors;
 pub use safetensors_file::{SafetensorsFile, write_safetensors};
