@@ -36,4 +36,34 @@ fn compile_shim(lib: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
         .files(sources)
         .compile("farmhand_shim");
+    compile_kernels();
+}
+
+/// The kernels: plain C++ without libtorch, each file for the instruction set its name ends with.
+fn compile_kernels() {
+    let on_x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let sets: [(&str, &[&str]); 3] = [
+        ("avx512", &["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]),
+        ("avx2", &["-mavx2", "-mfma"]),
+        ("any", &[]),
+    ];
+    for (set, flags) in sets.into_iter().filter(|(set, _)| on_x86 || *set == "any") {
+        let ending = format!("_{set}");
+        let sources = std::fs::read_dir("shim")
+            .expect("the folder `shim` stands beside build.rs")
+            .map(|entry| entry.expect("the folder `shim` can be listed").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+            .filter(|path| {
+                let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+                stem.starts_with("cpu_kernels_") && stem.ends_with(&ending)
+            });
+        let mut sources: Vec<PathBuf> = sources.collect();
+        sources.sort();
+        let mut build = cc::Build::new();
+        build.cpp(true).pic(true).warnings(false).opt_level(3).debug(false).std("c++17").files(sources);
+        for flag in flags {
+            build.flag(flag);
+        }
+        build.compile(&format!("farmhand_kernels_{set}"));
+    }
 }

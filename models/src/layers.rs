@@ -4,6 +4,7 @@ use farmhand_core::Result;
 use tch::Tensor;
 
 use crate::config_json::ConfigJson;
+use crate::native;
 
 /// An affine map of the last dimension.
 pub(crate) struct Linear {
@@ -32,7 +33,7 @@ impl Linear {
 
     /// `[n, from]` → `[n, to]`, differentiable.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight(), self.bias.as_ref())
+        native::linear(x, &self.weight(), self.bias.as_ref())
     }
 }
 

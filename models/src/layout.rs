@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use tch::{Kind, Tensor};
 
 use crate::forward_pass::Attention;
+use crate::native;
 
 /// A run of tokens of one text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +64,21 @@ impl Layout {
 
     /// Queries `[n, heads, dim]`, keys and values `[n, kv_heads, dim]` → `[n, heads · dim]`.
     pub(crate) fn attend(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
-        let size = queries.size();
-        let attended = match &self.shape {
+        let has_kernel = native::has_attention(queries.device(), queries.kind()) && attention.softcap.is_none();
+        let attended = if has_kernel {
+            native::attention(queries, keys, values, &self.segments(), attention.scale, attention.window)
+        } else {
+            self.attend_by_libtorch(attention, queries, keys, values)
+        };
+        attended.flatten(1, 2)
+    }
+
+    /// As [`Layout::attend`], → `[n, heads, dim]`, by libtorch's own attention, on any device.
+    fn attend_by_libtorch(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        match &self.shape {
             Shape::Padded { rows, width } => {
                 let heads = |x: &Tensor| x.view([*rows, *width, x.size()[1], x.size()[2]]).transpose(1, 2);
-                self.attend_rows(attention, &heads(queries), &heads(keys), &heads(values)).transpose(1, 2).reshape(&size)
+                self.attend_rows(attention, &heads(queries), &heads(keys), &heads(values)).transpose(1, 2).reshape(queries.size())
             }
             Shape::Packed { segments } => {
                 let lengths: Vec<i64> = segments.iter().map(|segment| segment.length).collect();
@@ -89,8 +100,18 @@ impl Layout {
                     .collect();
                 Tensor::cat(&attended, 0)
             }
+        }
+    }
+
+    /// `[segments, 2]`: the length of each, and the segment it continues or −1. A padded row is a segment with its padding.
+    fn segments(&self) -> Tensor {
+        let rows: Vec<i64> = match &self.shape {
+            Shape::Padded { rows, width } => (0..*rows).flat_map(|_| [*width, -1]).collect(),
+            Shape::Packed { segments } => {
+                segments.iter().flat_map(|segment| [segment.length, segment.prefix.map_or(-1, |prefix| prefix as i64)]).collect()
+            }
         };
-        attended.reshape([size[0], size[1] * size[2]])
+        Tensor::from_slice(&rows).view([-1, 2])
     }
 
     /// Queries `[b, heads, q, dim]` that are the last of keys and values `[b, kv_heads, k, dim]` → `[b, heads, q, dim]`.
@@ -131,6 +152,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use farmhand_core::Seed;
+    use tch::Device;
 
     use super::*;
     use crate::language_model::normal;
@@ -144,52 +166,70 @@ mod tests {
         if let Some(cap) = attention.softcap {
             scores = (scores / cap).tanh() * cap;
         }
+        let mut hidden = vec![false; (q * k) as usize];
         for i in 0..q {
             for j in 0..k {
                 let distance = k - q + i - j;
                 if distance < 0 || attention.window.is_some_and(|window| distance >= window as i64) {
-                    let _ = scores.narrow(1, i, 1).narrow(2, j, 1).fill_(f64::NEG_INFINITY);
+                    hidden[(i * k + j) as usize] = true;
                 }
             }
         }
+        let hidden = Tensor::from_slice(&hidden).view([q, k]);
+        let scores = scores.masked_fill(&hidden, f64::NEG_INFINITY);
         scores.softmax(-1, Kind::Double).matmul(&wide(values)).transpose(0, 1).reshape([q, -1])
     }
 
-    fn random(shape: &[i64], part: u64) -> Tensor {
-        normal(shape, 1.0, Seed::root(part))
+    /// Output and the gradients of queries, keys and values for a loss that treats every output differently.
+    fn with_gradients(inputs: &[Tensor; 3], attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> [Tensor; 4] {
+        let [q, k, v] = inputs.each_ref().map(|x| x.detach().copy().set_requires_grad(true));
+        let out = attend(&q, &k, &v);
+        let weights = Tensor::arange(out.numel() as i64, (out.kind(), Device::Cpu)).sin().view_as(&out);
+        (&out * weights).sum(out.kind()).backward();
+        [out.detach(), q.grad(), k.grad(), v.grad()]
     }
 
     #[test]
-    fn every_layout_gives_the_attention_of_each_text_written_out() {
+    fn every_layout_and_kernel_gives_the_attention_of_each_text_written_out_and_its_gradients() {
+        let causal = Attention::causal(20);
         let kinds = [
-            Attention::causal(8),
-            Attention { window: Some(3), ..Attention::causal(8) },
+            causal,
+            Attention { window: Some(3), ..causal },
+            Attention { window: Some(70), ..causal },
             Attention { softcap: Some(2.0), scale: 0.9, window: None },
             Attention { softcap: Some(2.0), scale: 0.9, window: Some(4) },
         ];
-        let (heads, kv_heads, dim) = (4, 2, 8);
+        // Two responses to one prompt of 70 tokens and a text of its own; more than a tile and a panel of keys.
+        let segment = |length, prefix| Segment { length, prefix };
+        let packed = Layout::packed(vec![segment(70, None), segment(2, Some(0)), segment(51, None), segment(57, Some(0))]);
+        // Start and length of each segment, and of what it continues.
+        let packed_places = vec![(0, 70, 0), (70, 2, 70), (72, 51, 0), (123, 57, 70)];
+        let padded = Layout::padded(3, 60);
+        let padded_places = vec![(0, 60, 0), (60, 60, 0), (120, 60, 0)];
+        let inputs = [(1, 4), (2, 2), (3, 2)].map(|(seed, heads)| normal(&[180, heads, 20], 1.0, Seed::root(seed)));
         for attention in kinds {
-            let tokens = |n: i64, seed| {
-                (random(&[n, heads, dim], seed), random(&[n, kv_heads, dim], seed + 1), random(&[n, kv_heads, dim], seed + 2))
-            };
-            let close = |ours: &Tensor, expected: &Tensor| {
-                let difference = (ours - expected).abs().max().double_value(&[]);
-                assert!(difference < 1e-6, "{attention:?}: {difference}");
-            };
-            let (q, k, v) = tokens(10, 1);
-            let padded = Layout::padded(2, 5).attend(&attention, &q, &k, &v);
-            for row in 0..2 {
-                let part = |x: &Tensor| x.narrow(0, row * 5, 5);
-                close(&part(&padded), &by_hand(&attention, &part(&q), &part(&k), &part(&v)));
-            }
-            // Two responses to one prompt of 4 tokens, and another text.
-            let segment = |length, prefix| Segment { length, prefix };
-            let segments = vec![segment(4, None), segment(2, Some(0)), segment(1, None), segment(3, Some(0))];
-            let packed = Layout::packed(segments).attend(&attention, &q, &k, &v);
-            for (start, length, prompt) in [(0, 4, 0), (4, 2, 4), (6, 1, 0), (7, 3, 4)] {
-                let own = |x: &Tensor| x.narrow(0, start, length);
-                let whole = |x: &Tensor| Tensor::cat(&[x.narrow(0, 0, prompt), own(x)], 0);
-                close(&own(&packed), &by_hand(&attention, &own(&q), &whole(&k), &whole(&v)));
+            for (layout, places) in [(&packed, &packed_places), (&padded, &padded_places)] {
+                let expected = with_gradients(&inputs.each_ref().map(|x| x.to_kind(Kind::Double)), |q, k, v| {
+                    let text = |&(start, length, prompt): &(i64, i64, i64)| {
+                        let own = |x: &Tensor| x.narrow(0, start, length);
+                        let whole = |x: &Tensor| Tensor::cat(&[x.narrow(0, 0, prompt), own(x)], 0);
+                        by_hand(&attention, &own(q), &whole(k), &whole(v))
+                    };
+                    Tensor::cat(&places.iter().map(text).collect::<Vec<_>>(), 0)
+                });
+                for by_kernel in [true, false] {
+                    let attended = with_gradients(&inputs, |q, k, v| {
+                        if by_kernel {
+                            layout.attend(&attention, q, k, v)
+                        } else {
+                            layout.attend_by_libtorch(&attention, q, k, v).flatten(1, 2)
+                        }
+                    });
+                    for (ours, expected) in attended.iter().zip(&expected) {
+                        let difference = (ours - expected).abs().max().double_value(&[]);
+                        assert!(difference < 1e-5, "{attention:?}: {difference}");
+                    }
+                }
             }
         }
     }

@@ -11,9 +11,10 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::batch::TokenBatch;
 use crate::language_model::LanguageModel;
+use crate::native;
 
-/// Logits in one chunk: 256 MB of `f32`, or about 1300 rows for a vocabulary of 50 000.
-const CHUNK_LOGITS: i64 = 1 << 26;
+/// Logits in one chunk: 128 MB of `f32`, or about 650 rows for a vocabulary of 50 000.
+pub(crate) const CHUNK_LOGITS: i64 = 1 << 25;
 
 /// Rows of a chunk for this vocabulary.
 fn default_chunk(vocab_size: usize) -> i64 {
@@ -121,29 +122,29 @@ impl SelectedLogProbs {
             // Backwards, so that the kept probabilities are used and freed before others are computed.
             for (start, rows) in chunks(n, self.chunk).into_iter().rev() {
                 let hidden = hidden.narrow(0, start, rows);
-                let probabilities = kept.take().unwrap_or_else(|| log_softmax(&hidden, &self.head, self.shaping).exp_());
+                let targets = self.targets.narrow(0, start, rows);
+                let probabilities = kept.take().unwrap_or_else(|| distributions(&hidden, &self.head, &targets, self.shaping).0);
                 let weights = outer.narrow(0, start, rows).unsqueeze(1) / self.shaping.temperature;
-                let targets = self.targets.narrow(0, start, rows).unsqueeze(1);
+                let targets = targets.unsqueeze(1);
                 let mut logits_gradient = probabilities;
                 let _ = logits_gradient.g_mul_(&weights.neg());
                 let _ = logits_gradient.scatter_add_(1, &targets, &weights);
                 if let Some(cap) = self.shaping.softcap {
-                    let bent = (hidden.matmul(&self.head.tr()) / cap).tanh();
+                    let bent = (native::product(&hidden, &self.head) / cap).tanh();
                     let _ = logits_gradient.g_mul_(&(1.0 - bent.square()));
                 }
                 if let Some(gradient) = &mut head_gradient {
                     let _ = gradient.addmm_(&logits_gradient.tr(), &hidden);
                 }
                 if trains_body {
-                    hidden_gradient.push(logits_gradient.matmul(&self.head));
+                    hidden_gradient.push(native::product(&logits_gradient, &self.head.tr()));
                 }
             }
             hidden_gradient.reverse();
             trains_body.then(|| Tensor::cat(&hidden_gradient, 0))
         });
         if let Some(gradient) = hidden_gradient {
-            // The gradient of ⟨hidden, g⟩ with respect to hidden is g.
-            (&self.hidden * gradient).sum(Kind::Float).backward();
+            native::backward(&[&self.hidden], &[&gradient]);
         }
     }
 }
@@ -153,16 +154,13 @@ fn chunks(n: i64, chunk: i64) -> Vec<(i64, i64)> {
     (0..n).step_by(chunk as usize).map(|start| (start, chunk.min(n - start))).collect()
 }
 
-/// Log-probabilities of the whole vocabulary, `[rows, v]`.
-fn log_softmax(hidden: &Tensor, head: &Tensor, shaping: Shaping) -> Tensor {
-    let mut logits = hidden.matmul(&head.tr());
+/// The distributions that these rows predict: probabilities `[rows, v]`, log-probabilities of the targets and entropies `[rows]`.
+fn distributions(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping) -> (Tensor, Tensor, Tensor) {
+    let mut logits = native::product(hidden, head);
     if let Some(cap) = shaping.softcap {
         let _ = logits.g_div_scalar_(cap).tanh_().g_mul_scalar_(cap);
     }
-    if shaping.temperature != 1.0 {
-        let _ = logits.g_div_scalar_(shaping.temperature);
-    }
-    logits.log_softmax(-1, Kind::Float)
+    native::softmax_rows(logits, targets, shaping.temperature)
 }
 
 /// Values `[n]`, entropies `[n]` and the probabilities of the last chunk.
@@ -171,11 +169,10 @@ fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping, c
     let (mut values, mut entropies, mut kept) = (vec![empty()], vec![empty()], None);
     for (start, rows) in chunks(targets.numel() as i64, chunk) {
         drop(kept.take());
-        let mut log_probs = log_softmax(&hidden.narrow(0, start, rows), head, shaping);
-        values.push(log_probs.gather(1, &targets.narrow(0, start, rows).unsqueeze(1), false).squeeze_dim(1));
-        let probabilities = log_probs.exp();
-        let terms = log_probs.g_mul_(&probabilities);
-        entropies.push(terms.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).neg());
+        let targets = targets.narrow(0, start, rows);
+        let (probabilities, value, entropy) = distributions(&hidden.narrow(0, start, rows), head, &targets, shaping);
+        values.push(value);
+        entropies.push(entropy);
         kept = Some(probabilities);
     }
     (Tensor::cat(&values, 0), Tensor::cat(&entropies, 0), kept)
@@ -184,8 +181,7 @@ fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping, c
 /// The gradient of a parameter, made of zeros when it has none yet; adding to it in place is what autograd would do.
 fn gradient_buffer(parameter: &Tensor) -> Tensor {
     if !parameter.grad().defined() {
-        // libtorch's Rust binding cannot set a gradient; that of an empty sum is zero everywhere.
-        tch::with_grad(|| parameter.narrow(0, 0, 0).sum(Kind::Float).backward());
+        native::set_gradient(parameter, Some(&parameter.zeros_like()));
     }
     parameter.grad()
 }

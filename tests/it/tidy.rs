@@ -195,7 +195,11 @@ fn crates_import_only_what_the_architecture_allows() {
             import_violations(member, &fs::read_to_string(root().join(member).join("Cargo.toml")).expect("a manifest"))
         })
         .collect();
-    assert!(broken.is_empty(), "core <- models, endpoints <- plugins; core <- endpoints <- annotators; core <- evaluators, analysis\n{}\n", broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "core <- models, endpoints <- plugins; core <- endpoints <- annotators; core <- evaluators, analysis\n{}\n",
+        broken.join("\n")
+    );
 }
 
 #[test]

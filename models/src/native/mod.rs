@@ -3,14 +3,18 @@
 //! Every C++ function returns 0, or 1 with the error's text kept for this thread. Functions named after a tensor operation
 //! panic as tch's own operators do, for a wrong shape is a bug of the caller; those a user can make fail return an error.
 
+mod attention;
 mod autograd;
 mod linear;
 mod mkl;
 mod ops;
+mod softmax;
 
+pub use attention::{attention, has_attention};
 pub use autograd::{backward, checkpoint, set_gradient};
 pub use linear::{linear, product};
 pub use ops::{Argument, call, schema};
+pub use softmax::softmax_rows;
 
 use std::ffi::{CStr, c_char, c_int};
 

@@ -1,0 +1,2 @@
+#define NAME farmhand_training_any
+#include "cpu_training_body.h"
