@@ -1,5 +1,6 @@
 //! A causal language model: a body, an output head, and nothing about how it is trained.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,11 +8,12 @@ use std::sync::Arc;
 use farmhand_core::{Error, Result, Seed};
 use tch::{Device, Tensor};
 
-use crate::architecture::{Body, HEAD, Init, ParameterSpec, Parameters};
+use crate::architecture::{HEAD, Init, ParameterSpec, Parameters};
 use crate::batch::TokenBatch;
 use crate::config::ModelConfig;
 use crate::forward_pass::{Pass, WholePass, indices};
 use crate::layout::{Layout, Segment};
+use crate::recompute::SharedBody;
 use crate::safetensors_file::write_safetensors;
 use crate::weights::WeightFiles;
 
@@ -19,7 +21,9 @@ use crate::weights::WeightFiles;
 pub struct LanguageModel {
     config: ModelConfig,
     parameters: Vec<(String, Tensor)>,
-    body: Box<dyn Body>,
+    body: SharedBody,
+    /// Blocks between inputs that are kept for the backward pass; 0 keeps everything.
+    checkpoint_every: Cell<usize>,
     /// The output head `[v, d]`: the embedding when tied; absent in the body of a scalar model that is not tied.
     head: Option<Tensor>,
     device: Device,
@@ -108,8 +112,8 @@ impl LanguageModel {
         } else {
             by_name.find(config.architecture().head())
         };
-        let body = config.architecture().body(&by_name);
-        Self { config, parameters, body, head, device }
+        let body = SharedBody::new(config.architecture().body(&by_name));
+        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, device }
     }
 
     /// Its configuration.
@@ -132,6 +136,12 @@ impl LanguageModel {
         for (_, tensor) in &self.parameters {
             let _ = tensor.set_requires_grad(trainable);
         }
+    }
+
+    /// Gradient checkpointing: of every `every` blocks only the input is kept for the backward pass, which computes the rest
+    /// again; 0, as in a new model, keeps everything. Values and gradients stay the same bit for bit.
+    pub fn set_checkpointing(&self, every: usize) {
+        self.checkpoint_every.set(every);
     }
 
     /// Checks that a sequence of `n_tokens` fits the model.
@@ -165,6 +175,10 @@ impl LanguageModel {
     /// Attention is causal and stays within a text. Lengths and ids are the caller's to check
     /// ([`LanguageModel::check_length`], [`LanguageModel::check_ids`]).
     pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
+        let every = self.checkpoint_every.get();
+        if every > 0 {
+            return self.body.run_checkpointed(&batch.ids, &batch.layout, every, self.device);
+        }
         self.run(&batch.ids, &mut WholePass::new(&batch.layout, self.device))
     }
 
@@ -177,11 +191,12 @@ impl LanguageModel {
 
     /// Runs the body over ids `[n]` → `[n, d]`.
     pub(crate) fn run(&self, ids: &Tensor, pass: &mut dyn Pass) -> Tensor {
-        let (mut x, tables) = self.body.start(ids, &pass.positions());
-        for layer in 0..self.body.n_blocks() {
-            x = self.body.block(layer, &x, &tables, pass);
+        let body = self.body.lock();
+        let (mut x, tables) = body.start(ids, &pass.positions());
+        for layer in 0..body.n_blocks() {
+            x = body.block(layer, &x, &tables, pass);
         }
-        self.body.finish(&x)
+        body.finish(&x)
     }
 
     /// Logits `[.., v]` of hidden states `[.., d]`, bent where the architecture has a softcap.

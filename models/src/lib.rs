@@ -37,6 +37,7 @@ mod micro_batch;
 pub mod native;
 mod optim_config;
 mod prompt;
+mod recompute;
 mod restore_tensors;
 mod rotary;
 mod safetensors_file;

@@ -310,6 +310,12 @@ pub(crate) struct RotaryTables {
 }
 
 impl RotaryTables {
+    /// Another handle on the same tables.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        let (cosines, signed_sines) = (self.cosines.shallow_clone(), self.signed_sines.shallow_clone());
+        Self { cosines, signed_sines, half: self.half }
+    }
+
     /// Turns queries or keys `[n, heads, d]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Tensor {
         let (dim, width) = (2 * self.half, x.size()[2]);

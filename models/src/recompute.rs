@@ -1,0 +1,79 @@
+//! Gradient checkpointing: blocks run twice, so that their insides need not be kept for the backward pass.
+//!
+//! Chen et al., 2016, <https://arxiv.org/abs/1604.06174>. Of every few blocks only the input is kept; the backward pass runs
+//! them again before it goes through them. That costs one more forward pass in time, and memory for the insides of one such
+//! run of blocks instead of all.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tch::{Device, Tensor};
+
+use crate::architecture::Body;
+use crate::forward_pass::{Pass, WholePass};
+use crate::layout::Layout;
+use crate::native;
+
+/// A body that the backward pass can still reach when the forward pass is over.
+pub(crate) struct SharedBody(Arc<Mutex<Box<dyn Body>>>);
+
+impl SharedBody {
+    pub(crate) fn new(body: Box<dyn Body>) -> Self {
+        Self(Arc::new(Mutex::new(body)))
+    }
+
+    /// The body; nothing else may hold it at the time.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Box<dyn Body>> {
+        // A body has no state that a panic could leave half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the body over the ids `[n]` of a layout → `[n, d]`, keeping for the backward pass the input of every `every`-th
+    /// block, `every` ≥ 1.
+    pub(crate) fn run_checkpointed(&self, ids: &Tensor, layout: &Arc<Layout>, every: usize, device: Device) -> Tensor {
+        let (mut x, tables) = self.lock().start(ids, &WholePass::new(layout, device).positions());
+        let n_blocks = self.lock().n_blocks();
+        for first in (0..n_blocks).step_by(every) {
+            let (body, layout) = (Self(Arc::clone(&self.0)), Arc::clone(layout));
+            let tables: Vec<_> = tables.iter().map(|tables| tables.shallow_clone()).collect();
+            let blocks = move |x: &Tensor| {
+                let body = body.lock();
+                let mut pass = WholePass::new(&layout, device);
+                let run = |x, layer| body.block(layer, &x, &tables, &mut pass);
+                (first..n_blocks.min(first + every)).fold(x.shallow_clone(), run)
+            };
+            x = native::checkpoint(&x, Box::new(blocks));
+        }
+        self.lock().finish(&x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::Seed;
+    use tch::Kind;
+
+    use crate::{BatchLayout, EncodedText, LanguageModel, LlamaOptions, ModelConfig, TokenBatch, selected_log_probs};
+
+    #[test]
+    fn log_probs_and_gradients_are_the_same_bit_for_bit_however_many_blocks_are_kept() {
+        let config = ModelConfig::tiny_llama(LlamaOptions { n_layers: 5, ..LlamaOptions::default() });
+        let model = LanguageModel::random(config, Seed::root(1), tch::Device::Cpu).expect("made");
+        model.set_trainable(true);
+        let text = |ids: std::ops::Range<u32>| EncodedText { ids: ids.collect(), response_start: 3 };
+        let texts = [text(5..30), text(5..9), text(100..117)];
+        let batch = TokenBatch::new(&texts.each_ref(), BatchLayout::Packed, tch::Device::Cpu).expect("made");
+        let run = |every| {
+            model.set_checkpointing(every);
+            model.parameters().iter().for_each(|(_, tensor)| tensor.shallow_clone().zero_grad());
+            let selected = selected_log_probs(&model, &batch);
+            let (values, loss) = (selected.values.detach(), selected.values.square().sum(Kind::Float));
+            selected.backward(&loss);
+            let gradients: Vec<_> = model.parameters().iter().map(|(_, tensor)| tensor.grad().copy()).collect();
+            (values, gradients)
+        };
+        let plain = run(0);
+        for every in [1, 2, 5, 7] {
+            assert!(run(every) == plain, "every {every} blocks");
+        }
+    }
+}
