@@ -39,6 +39,7 @@ mod optim_config;
 mod prompt;
 mod recompute;
 mod restore_tensors;
+mod rope_scaling;
 mod rotary;
 mod safetensors_file;
 mod sampling;

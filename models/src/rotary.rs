@@ -9,40 +9,7 @@ use farmhand_core::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::config_json::ConfigJson;
-
-/// How the frequencies are changed for longer contexts.
-#[derive(Debug, Clone, PartialEq)]
-enum Scaling {
-    None,
-    /// Positions are divided by the factor.
-    Linear {
-        factor: f64,
-    },
-    /// Llama 3: slow frequencies are divided by the factor, fast ones kept, those between blended.
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-    /// YaRN (Peng et al., 2023, <https://arxiv.org/abs/2309.00071>): blend by dimension, and a factor on both tables.
-    Yarn {
-        factor: f64,
-        fast: f64,
-        slow: f64,
-        original: f64,
-        truncate: bool,
-        attention: f64,
-    },
-    /// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a divisor for each frequency and a factor on both
-    /// tables. There is a second list of divisors for texts beyond the original context; with it a token's states would
-    /// depend on how long its text becomes, so such texts are beyond the context here ([`Rotary::longest`]).
-    LongRope {
-        divisors: Vec<f64>,
-        original: usize,
-        attention: f64,
-    },
-}
+use crate::rope_scaling::RopeScaling;
 
 /// How a family spells its rotary settings outside of `rope_parameters`.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +35,7 @@ pub(crate) struct Rotary {
     /// How many components of a head are turned: all, or the first ones.
     dim: usize,
     theta: f64,
-    scaling: Scaling,
+    scaling: RopeScaling,
 }
 
 impl Rotary {
@@ -147,65 +114,23 @@ impl Rotary {
             ))
             .with_hint("the head size times the share that is turned must be even"));
         }
-        let scaling = settings.map_or(Ok(Scaling::None), |settings| read_scaling(settings, json, dim))?;
+        let scaling = settings.map_or(Ok(RopeScaling::None), |settings| RopeScaling::read(settings, json, dim))?;
         Ok(Self { dim, theta, scaling })
     }
 
     /// The longest text the settings are made for, in tokens, where that is less than the model's context.
     pub(crate) fn longest(&self) -> Option<usize> {
-        match self.scaling {
-            Scaling::LongRope { original, .. } => Some(original),
-            _ => None,
-        }
-    }
-
-    /// The angle a pair turns by per position, `[dim/2]`, computed in `f32` as transformers does.
-    fn frequencies(&self, device: Device) -> Tensor {
-        let dim = self.dim as f64;
-        let exponents = Tensor::arange_start_step(0, self.dim as i64, 2, (Kind::Float, device)) / dim;
-        let periods = Tensor::pow_scalar(self.theta, &exponents);
-        let plain = periods.reciprocal();
-        match &self.scaling {
-            Scaling::None => plain,
-            Scaling::Linear { factor } => plain / *factor,
-            Scaling::Llama3 { factor, low, high, original } => {
-                let wavelengths = plain.reciprocal() * std::f64::consts::TAU;
-                let slow = wavelengths.gt(original / low);
-                let fast = wavelengths.lt(original / high);
-                let share = (wavelengths.reciprocal() * *original - *low) / (high - low);
-                let blended = (1.0 - &share) * &plain / *factor + &share * &plain;
-                let scaled = (&plain / *factor).where_self(&slow, &blended);
-                plain.where_self(&fast, &scaled)
-            }
-            Scaling::Yarn { factor, fast, slow, original, truncate, .. } => {
-                let dimension = |turns: f64| dim * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln());
-                let (low, high) = (dimension(*fast), dimension(*slow));
-                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
-                let (low, high) = (low.max(0.0), high.min(dim - 1.0));
-                let width = if low == high { 0.001 } else { high - low };
-                let index = Tensor::arange(self.dim as i64 / 2, (Kind::Float, device));
-                let interpolated = ((index - low) / width).clamp(0.0, 1.0);
-                (&plain / *factor) * &interpolated + &plain * (1.0 - &interpolated)
-            }
-            Scaling::LongRope { divisors, .. } => {
-                let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(device);
-                (divisors * periods).reciprocal()
-            }
-        }
-    }
-
-    /// The factor on both tables.
-    fn amplitude(&self) -> f64 {
-        match self.scaling {
-            Scaling::Yarn { attention, .. } | Scaling::LongRope { attention, .. } => attention,
-            _ => 1.0,
-        }
+        self.scaling.longest()
     }
 
     /// The embeddings with their frequencies computed, on a device.
     pub(crate) fn on(&self, device: Device) -> RotaryEmbedding {
         let half = self.dim as i64 / 2;
-        RotaryEmbedding { frequencies: self.frequencies(device), amplitude: self.amplitude(), half }
+        RotaryEmbedding {
+            frequencies: self.scaling.frequencies(self.theta, self.dim, device),
+            amplitude: self.scaling.amplitude(),
+            half,
+        }
     }
 }
 
@@ -217,64 +142,6 @@ fn read_theta(json: &ConfigJson<'_>, key: &str, default: f64) -> Result<f64> {
 fn read_share(json: &ConfigJson<'_>, key: &str, default: f64) -> Result<f64> {
     let share = json.positive_or(key, default)?;
     if share <= 1.0 { Ok(share) } else { Err(json.wrong(key, "a number above 0 and at most 1")) }
-}
-
-fn read_scaling(settings: &ConfigJson<'_>, json: &ConfigJson<'_>, dim: usize) -> Result<Scaling> {
-    let key = if settings.is_set("rope_type") || !settings.is_set("type") { "rope_type" } else { "type" };
-    let kind = settings.text_or(key, "default")?;
-    if settings.is_set("type") && settings.text("type")? != kind {
-        return Err(settings.wrong("type", &format!("what `rope_type` says, which is `{kind}`")));
-    }
-    let factor = || {
-        let factor = settings.number("factor")?;
-        if factor >= 1.0 { Ok(factor) } else { Err(settings.wrong("factor", "a number of at least 1")) }
-    };
-    let original = || {
-        let default = json.size_or("max_position_embeddings", 2048)?;
-        settings.size_or("original_max_position_embeddings", json.size_or("original_max_position_embeddings", default)?)
-    };
-    match kind {
-        "default" => Ok(Scaling::None),
-        // Dynamic scaling starts beyond `max_position_embeddings`, which is where this crate refuses to go.
-        "dynamic" => factor().map(|_| Scaling::None),
-        "linear" => Ok(Scaling::Linear { factor: factor()? }),
-        "llama3" => {
-            let (low, high) = (settings.positive("low_freq_factor")?, settings.positive("high_freq_factor")?);
-            if low >= high {
-                return Err(settings.wrong("high_freq_factor", &format!("more than `low_freq_factor`, which is {low}")));
-            }
-            Ok(Scaling::Llama3 { factor: factor()?, low, high, original: original()? as f64 })
-        }
-        "yarn" => {
-            let factor = factor()?;
-            let (fast, slow) = (settings.positive_or("beta_fast", 32.0)?, settings.positive_or("beta_slow", 1.0)?);
-            if fast <= slow {
-                return Err(settings.wrong("beta_fast", &format!("more than `beta_slow`, which is {slow}")));
-            }
-            let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-            let (mscale, all) = (settings.number_or("mscale", 0.0)?, settings.number_or("mscale_all_dim", 0.0)?);
-            let inferred = if mscale != 0.0 && all != 0.0 { magnitude(mscale) / magnitude(all) } else { magnitude(1.0) };
-            Ok(Scaling::Yarn {
-                factor,
-                fast,
-                slow,
-                original: original()? as f64,
-                truncate: settings.flag_or("truncate", true)?,
-                attention: settings.positive_or("attention_factor", inferred)?,
-            })
-        }
-        "longrope" | "su" => {
-            let divisors = settings.positives("short_factor", dim / 2)?;
-            settings.positives("long_factor", dim / 2)?;
-            let holder = if json.is_set("original_max_position_embeddings") { json } else { settings };
-            let original = holder.size("original_max_position_embeddings")?;
-            let longest = json.size("max_position_embeddings")?;
-            let factor = if settings.is_set("factor") { factor()? } else { longest as f64 / original as f64 };
-            let inferred = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
-            Ok(Scaling::LongRope { divisors, original, attention: settings.positive_or("attention_factor", inferred)? })
-        }
-        _ => Err(settings.unsupported(key, "one of default, linear, dynamic, llama3, yarn, longrope")),
-    }
 }
 
 /// Rotary embeddings ready for use.
@@ -374,50 +241,16 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_refused_with_their_key() {
-        let llama3 = |low: f64, high: f64, factor: f64| json!({ "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high });
-        let long =
-            |short: serde_json::Value| json!({ "rope_type": "longrope", "short_factor": short, "long_factor": [1, 2, 3, 4] });
-        let cases = [
-            (json!({ "rope_type": "ntk", "factor": 2.0 }), "`rope_scaling.rope_type` is `\"ntk\"`, which is not supported"),
-            (json!({ "rope_type": 7 }), "`rope_scaling.rope_type`: expected a text, got `7`"),
-            (
-                json!({ "rope_type": "linear", "type": "yarn", "factor": 2.0 }),
-                "`rope_scaling.type`: expected what `rope_type` says",
-            ),
-            (json!({ "rope_type": "linear" }), "`rope_scaling.factor` is missing"),
-            (json!({ "rope_type": "dynamic" }), "`rope_scaling.factor` is missing"),
-            (
-                json!({ "rope_type": "linear", "factor": 0.5 }),
-                "`rope_scaling.factor`: expected a number of at least 1, got `0.5`",
-            ),
-            (
-                json!({ "rope_type": "yarn", "factor": -4.0 }),
-                "`rope_scaling.factor`: expected a number of at least 1, got `-4.0`",
-            ),
-            (json!({ "rope_type": "linear", "factor": "8x" }), "`rope_scaling.factor`: expected a number, got `\"8x\"`"),
-            (
-                json!({ "rope_type": "yarn", "factor": 4.0, "beta_fast": 1.0 }),
-                "`rope_scaling.beta_fast`: expected more than `beta_slow`",
-            ),
-            (
-                json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": -1 }),
-                "`rope_scaling.original_max_position_embeddings`: expected a positive integer",
-            ),
-            (llama3(4.0, 1.0, 8.0), "`rope_scaling.high_freq_factor`: expected more than `low_freq_factor`"),
-            (llama3(1.0, 4.0, 0.0), "`rope_scaling.factor`: expected a number of at least 1"),
-            (json!({ "rope_type": "default", "rope_theta": 0 }), "`rope_scaling.rope_theta`: expected a number above 1"),
-            (json!({ "partial_rotary_factor": 0.5 }), "`rope_scaling.partial_rotary_factor` is `0.5`, which is not supported"),
-            (long(json!([1, 2, 3])), "`rope_scaling.short_factor`: expected a list of 4 numbers above 0"),
-            (long(json!([1, 2, 3, 0])), "`rope_scaling.short_factor`: expected a list of 4 numbers above 0"),
-            (json!("linear"), "`rope_scaling`: expected an object"),
-        ];
-        for (settings, expected) in cases {
-            let error = plain(json!({ "rope_scaling": settings })).expect_err(expected);
-            assert!(error.message().contains(expected), "{expected}: {error}");
-        }
-        assert!(plain(json!({ "partial_rotary_factor": 0.5 })).is_err());
+        let refused = |json| plain(json).expect_err("refused").to_string();
+        let theta = json!({ "rope_scaling": { "rope_theta": 0 } });
+        assert!(refused(theta).contains("`rope_scaling.rope_theta`: expected a number above 1"));
+        let partial = json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } });
+        assert!(refused(partial).contains("`rope_parameters.partial_rotary_factor` is `0.5`, which is not supported"));
+        assert!(refused(json!({ "partial_rotary_factor": 0.5 })).contains("`partial_rotary_factor` is `0.5`"));
+        assert!(refused(json!({ "rope_scaling": "linear" })).contains("`rope_scaling`: expected an object"));
         let odd = rotary(json!({}), 7, RotarySpelling::PLAIN).expect_err("odd");
         assert!(odd.message().contains("7 of a head's 7 components"), "{odd}");
         assert!(rotary(json!({ "rotary_pct": 0.01 }), 8, RotarySpelling::NEOX).is_err());
+        assert!(rotary(json!({ "rotary_pct": 1.5 }), 8, RotarySpelling::NEOX).is_err());
     }
 }
