@@ -61,6 +61,9 @@ struct Chat {
     template: ChatTemplate,
     /// What stands between the generation prompt and an answer.
     before_answer: String,
+    /// What an answer's ids decode to before it: that, or with tokenizers that begin the text after a special token with a
+    /// word mark, that and a space.
+    decoded_before_answer: String,
     /// The token that ends a turn.
     turn_end: u32,
 }
@@ -82,9 +85,10 @@ impl TextCodec {
     /// # Errors
     /// When the tokenizer cannot be loaded, has ids the model does not know, or the format does not fit it.
     pub fn load(checkpoint: &Checkpoint, format: Option<PromptFormat>) -> Result<Self> {
-        let tokenizer = Tokenizer::load(checkpoint.path())?;
-        let rows = ModelConfig::load(checkpoint.path())?.vocab_size();
-        tokenizer.check_vocabulary(rows).map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))?;
+        let n_rows = ModelConfig::load(checkpoint.path())?.vocab_size();
+        let tokenizer = Tokenizer::load(checkpoint.path())?
+            .for_model(n_rows)
+            .map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))?;
         let recorded = checkpoint.manifest()?.and_then(|manifest| manifest.prompt_format);
         let format = match (format, recorded) {
             (Some(format), _) => format,
@@ -108,7 +112,15 @@ impl TextCodec {
             }
             _ => None,
         };
-        Ok(Self { tokenizer, format, chat })
+        let mut codec = Self { tokenizer, format, chat };
+        if codec.chat.is_some() {
+            let probe = codec.encode(&Instruction::new("x", None), "x", Ending::Open)?;
+            let text = codec.tokenizer.decode_continuation(probe.response());
+            if let (Some(chat), Some(before)) = (&mut codec.chat, text.strip_suffix('x')) {
+                chat.decoded_before_answer = before.to_owned();
+            }
+        }
+        Ok(codec)
     }
 
     /// The token that ends an answer: the chat template's end of turn, otherwise the tokenizer's end of sequence.
@@ -159,11 +171,10 @@ impl TextCodec {
         for piece in &pieces {
             ids.extend(self.piece_ids(piece)?);
         }
-        let answer = match &self.chat {
-            Some(chat) => format!("{}{output}", chat.before_answer),
-            None => output.to_owned(),
-        };
-        let (tail, response) = self.join(last.as_ref(), &answer)?;
+        let after =
+            |before: fn(&Chat) -> &String| self.chat.as_ref().map_or_else(String::new, |chat| before(chat).clone()) + output;
+        let (tail, response) =
+            self.join(last.as_ref(), &after(|chat| &chat.before_answer), &after(|chat| &chat.decoded_before_answer))?;
         ids.extend(tail);
         let response_start = ids.len();
         ids.extend(response);
@@ -181,10 +192,11 @@ impl TextCodec {
     /// The answer that response ids spell: special tokens left out, and what the template puts before an answer removed.
     pub fn decode(&self, ids: &[u32]) -> String {
         let text = self.tokenizer.decode_continuation(ids);
-        match self.chat.as_ref().and_then(|chat| text.strip_prefix(chat.before_answer.as_str())) {
-            Some(answer) => answer.to_owned(),
-            None => text,
-        }
+        let strip = |chat: &Chat| {
+            let before = [&chat.decoded_before_answer, &chat.before_answer];
+            before.into_iter().find_map(|before| text.strip_prefix(before.as_str())).map(str::to_owned)
+        };
+        self.chat.as_ref().and_then(strip).unwrap_or(text)
     }
 
     fn pieces(&self, instruction: &Instruction) -> Result<Vec<Piece>> {
@@ -207,8 +219,9 @@ impl TextCodec {
         }
     }
 
-    /// The ids of the prompt's last piece and of the answer after it.
-    fn join(&self, last: Option<&Piece>, answer: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+    /// The ids of the prompt's last piece and of the answer after it; `apart` is the answer to tokenise where the two cannot
+    /// be tokenised as one.
+    fn join(&self, last: Option<&Piece>, answer: &str, apart: &str) -> Result<(Vec<u32>, Vec<u32>)> {
         let Some(last) = last else { return Ok((Vec::new(), self.tokenizer.encode(answer)?)) };
         let prompt = self.piece_ids(last)?;
         let whole = match last {
@@ -224,7 +237,7 @@ impl TextCodec {
                 return Ok((prompt.clone(), ids[prompt.len()..].to_vec()));
             }
         }
-        Ok((prompt, self.tokenizer.encode_continuation(answer)?))
+        Ok((prompt, self.tokenizer.encode_continuation(apart)?))
     }
 }
 
@@ -238,7 +251,8 @@ impl Chat {
                 text[..start].trim().is_empty().then_some(id)
             })
             .unwrap_or_else(|| tokenizer.eos_id());
-        Ok(Self { template, before_answer, turn_end })
+        tokenizer.check_row(turn_end)?;
+        Ok(Self { template, decoded_before_answer: before_answer.clone(), before_answer, turn_end })
     }
 
     /// The rendered conversation. Where a message spells a special token, the spelling is broken by a character that

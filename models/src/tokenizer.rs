@@ -33,6 +33,10 @@ pub struct Tokenizer {
     plain: tokenizers::Tokenizer,
     files: BTreeMap<&'static str, Vec<u8>>,
     vocab_size: usize,
+    /// Ids below `vocab_size` that no token has.
+    gaps: Vec<u32>,
+    /// Rows of the embedding of the model it is used with, if that is known.
+    n_rows: Option<usize>,
     /// Special tokens, longest spelling first.
     specials: Vec<(String, u32)>,
     special_starts: BTreeSet<char>,
@@ -107,7 +111,9 @@ impl Tokenizer {
             added.iter().filter(|(_, token)| token.special).map(|(id, token)| (token.content.clone(), *id)).collect();
         specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
 
-        let vocab_size = markup.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let ids: BTreeSet<u32> = markup.get_vocab(true).into_values().collect();
+        let vocab_size = ids.last().map_or(0, |id| *id as usize + 1);
+        let gaps = (0..vocab_size as u32).filter(|id| !ids.contains(id)).collect();
         if eos.is_empty() {
             return Err(Error::invalid_data("no end-of-sequence token is known")
                 .with_hint("name it as `eos_token` in tokenizer_config.json"));
@@ -124,6 +130,8 @@ impl Tokenizer {
             plain,
             files,
             vocab_size,
+            gaps,
+            n_rows: None,
             special_starts: specials.iter().filter_map(|(token, _)| token.chars().next()).collect(),
             specials,
             special_ids,
@@ -159,24 +167,46 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The largest id plus one: how many rows the model's embedding needs at least.
+    /// The largest id plus one.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Checks that a model with `vocab_size` embedding rows knows every id.
+    /// Checks that a model with `n_rows` embedding rows knows every id a text can have, and those that end, begin and pad
+    /// texts. Other special tokens may lie beyond: Gemma 3's text models have a tokenizer that also marks images.
+    ///
+    /// A model may have more rows than there are tokens: published ones often do, so that their sizes are round.
     ///
     /// # Errors
-    /// When the tokenizer has ids the model does not.
-    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        if self.vocab_size <= vocab_size {
-            return Ok(());
-        }
+    /// When there is an id the model does not know.
+    pub fn check_vocabulary(&self, n_rows: usize) -> Result<()> {
+        let is_needed =
+            |id: u32| !self.special_ids.contains(&id) || [self.bos, self.pad].contains(&Some(id)) || self.eos.contains(&id);
+        let beyond = (n_rows..self.vocab_size).map(|id| id as u32).filter(|id| self.gaps.binary_search(id).is_err());
+        let Some(id) = beyond.into_iter().find(|id| is_needed(*id)) else { return Ok(()) };
         Err(Error::invalid_data(format!(
-            "the tokenizer has {} tokens, but the model's vocabulary holds {vocab_size}",
-            self.vocab_size
+            "the tokenizer has {} tokens, but the model's vocabulary holds {n_rows}: `{}` has id {id}",
+            self.vocab_size,
+            self.token(id).unwrap_or_default()
         ))
         .with_hint("tokenizer and model are from different folders; take both from the same one"))
+    }
+
+    /// The tokenizer for a model with `n_rows` embedding rows: no id beyond them ever comes out of it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::check_vocabulary`].
+    pub fn for_model(mut self, n_rows: usize) -> Result<Self> {
+        self.check_vocabulary(n_rows)?;
+        self.n_rows = Some(n_rows);
+        Ok(self)
+    }
+
+    /// The ids below `n_rows` that no token has: rows that fill a model's vocabulary up. They spell nothing, so they must
+    /// not be generated.
+    pub fn ids_without_token(&self, n_rows: usize) -> Vec<u32> {
+        let gaps = self.gaps.iter().copied().filter(|id| (*id as usize) < n_rows);
+        gaps.chain((self.vocab_size..n_rows).map(|id| id as u32)).collect()
     }
 
     /// The ids of a text; nothing is added, and spellings of special tokens are ordinary text.
@@ -204,13 +234,27 @@ impl Tokenizer {
     /// The ids of a text that a template wrote: spellings of special tokens become those tokens; nothing is added.
     ///
     /// # Errors
-    /// When the tokenizer fails on the text.
+    /// When the tokenizer fails on the text, or a special token is beyond the vocabulary of the model.
     pub fn encode_markup(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode_markup_with_ends(text)?.0)
     }
 
     pub(crate) fn encode_markup_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
-        run(&self.markup, text)
+        let (ids, ends) = run(&self.markup, text)?;
+        ids.iter().try_for_each(|id| self.check_row(*id))?;
+        Ok((ids, ends))
+    }
+
+    /// Checks that the model has a row for a special token.
+    pub(crate) fn check_row(&self, id: u32) -> Result<()> {
+        match self.n_rows {
+            Some(n_rows) if id as usize >= n_rows => Err(Error::invalid_data(format!(
+                "the special token `{}` has id {id}, but the model's vocabulary holds {n_rows} tokens",
+                self.token(id).unwrap_or_default()
+            ))
+            .with_hint("the chat template asks for a token that this model was not made with")),
+            _ => Ok(()),
+        }
     }
 
     /// The ids of a text that follows other text, so without the word-start mark some tokenizers put before a first word.

@@ -7,7 +7,7 @@ use farmhand_models::{LanguageModel, SafetensorsFile, write_safetensors};
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
-use crate::{copy_folder, golden};
+use crate::{copy_folder, edit_json, golden};
 
 /// A copy of a golden folder after `change`.
 fn broken(case: &str, change: impl FnOnce(&Path)) -> Error {
@@ -15,12 +15,6 @@ fn broken(case: &str, change: impl FnOnce(&Path)) -> Error {
     copy_folder(&golden(case), dir.path());
     change(dir.path());
     LanguageModel::load(dir.path(), Device::Cpu).err().unwrap_or_else(|| panic!("{case}: the folder was taken"))
-}
-
-fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
-    let mut json = serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON");
-    edit(&mut json);
-    std::fs::write(path, json.to_string()).expect("written");
 }
 
 /// Rewrites the tensors of a folder.
