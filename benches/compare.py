@@ -163,7 +163,7 @@ def phase_secs(result, *names):
 
 def ours(result, secs, tokens, **more):
     return {"secs": secs, "tokens": tokens, "peak_bytes": result["peak_bytes"], "startup_secs": result["startup_secs"],
-            "wall_secs": result["wall_secs"], "cpu_secs": result["cpu_secs"], **more}
+            "wall_secs": result["wall_secs"], "cpu_secs": result["cpu_secs"], "figures": result["figures"], **more}
 
 
 def training(comparison, phase, data, variants, run, phases, note, **more):

@@ -40,9 +40,11 @@ class Farmhand:
             result = {
                 "wall_secs": time.time() - started,
                 "cpu_secs": usage.ru_utime + usage.ru_stime,
-                "peak_bytes": usage.ru_maxrss * 1024,
+                # The program counts its peak anew with every phase, so the kernel's figure is that since the last one began.
+                "peak_bytes": max([usage.ru_maxrss * 1024] + [int(f["peak_bytes"]) for f in figures(events).values() if "peak_bytes" in f]),
                 "startup_secs": next(e["time"] for e in events if e["event"] == "phase_started") - started,
                 "phases": phases(events),
+                "figures": figures(events),
                 "scalars": scalars(events),
             }
             completions = target / "completions.jsonl"
@@ -95,6 +97,11 @@ def phases(events):
         if event["event"] == "phase_finished":
             seconds[event["phase"]] = seconds.get(event["phase"], 0.0) + event["secs"]
     return seconds
+
+
+def figures(events):
+    """What the program measured of each phase by name; of one that ran several times, the last."""
+    return {event["phase"]: event["figures"] for event in events if event["event"] == "phase_measured"}
 
 
 def scalars(events):

@@ -1,5 +1,6 @@
 //! Progress, scalars and messages: what a run tells while it works.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,13 @@ pub enum Event {
         done: u64,
         /// Seconds it took.
         secs: f64,
+    },
+    /// What a phase did, measured; comes before its end. Phases without tensor work have none.
+    PhaseMeasured {
+        /// Its name.
+        phase: String,
+        /// Figures by name, for example `tokens_per_sec`; units stand in the names.
+        figures: BTreeMap<String, f64>,
     },
     /// Something the user should read.
     Message {

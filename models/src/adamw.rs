@@ -14,6 +14,7 @@ use crate::native::{Argument, call};
 use crate::optim_config::OptimConfig;
 use crate::restore_tensors::restore_tensors;
 use crate::safetensors_file::write_safetensors;
+use crate::work::tensor_work;
 
 /// What one optimiser step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,6 +103,10 @@ impl AdamW {
     /// # Errors
     /// When a gradient is not finite; then nothing has moved and the gradients are still there.
     pub fn step(&mut self) -> Result<StepReport> {
+        tensor_work(|| self.update())
+    }
+
+    fn update(&mut self) -> Result<StepReport> {
         let tensors: Vec<(String, Tensor)> =
             self.weights.iter().map(|weight| (weight.name.clone(), weight.tensor.shallow_clone())).collect();
         let step = self.done;

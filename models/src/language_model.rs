@@ -11,11 +11,13 @@ use tch::{Device, Tensor};
 use crate::architecture::{HEAD, Init, ParameterSpec, Parameters};
 use crate::batch::TokenBatch;
 use crate::config::ModelConfig;
+use crate::flops::{ModelFlops, backward_factor};
 use crate::forward_pass::{Pass, WholePass, indices};
 use crate::layout::{Layout, Segment};
 use crate::recompute::SharedBody;
 use crate::safetensors_file::write_safetensors;
 use crate::weights::WeightFiles;
+use crate::work::{count_pass, tensor_work};
 
 /// A causal language model.
 pub struct LanguageModel {
@@ -27,6 +29,7 @@ pub struct LanguageModel {
     /// The output head `[v, d]`: the embedding when tied; absent in the body of a scalar model that is not tied.
     head: Option<Tensor>,
     device: Device,
+    flops: ModelFlops,
 }
 
 impl std::fmt::Debug for LanguageModel {
@@ -113,7 +116,8 @@ impl LanguageModel {
             by_name.find(config.architecture().head())
         };
         let body = SharedBody::new(config.architecture().body(&by_name));
-        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, device }
+        let flops = ModelFlops::of(&config);
+        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, device, flops }
     }
 
     /// Its configuration.
@@ -175,11 +179,19 @@ impl LanguageModel {
     /// Attention is causal and stays within a text. Lengths and ids are the caller's to check
     /// ([`LanguageModel::check_length`], [`LanguageModel::check_ids`]).
     pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
-        let every = self.checkpoint_every.get();
-        if every > 0 {
-            return self.body.run_checkpointed(&batch.ids, &batch.layout, every, self.device);
-        }
-        self.run(&batch.ids, &mut WholePass::new(&batch.layout, self.device))
+        let hidden = tensor_work(|| match self.checkpoint_every.get() {
+            0 => self.run(&batch.ids, &mut WholePass::new(&batch.layout, self.device)),
+            every => self.body.run_checkpointed(&batch.ids, &batch.layout, every, self.device),
+        });
+        let flops = if self.has_head() { self.flops } else { self.flops.without_head() };
+        let cost = flops.pass(&batch.lengths, batch.layout.positions());
+        count_pass(batch.lengths.iter().sum(), batch.n_computed_tokens(), cost, self.cost_factor(&hidden));
+        hidden
+    }
+
+    /// What a pass that gave `output` costs with the backward pass that it is made for, as a multiple of itself.
+    fn cost_factor(&self, output: &Tensor) -> f64 {
+        if output.requires_grad() { 1.0 + backward_factor(&self.parameters, &self.config) } else { 1.0 }
     }
 
     /// Hidden states `[t, d]` of one text of t tokens; differentiable.
@@ -219,6 +231,11 @@ impl LanguageModel {
     /// The output head `[v, d]`, which is the embedding of a tied model.
     pub(crate) fn head(&self) -> &Tensor {
         self.head.as_ref().expect("only the body of a scalar model lacks an output head")
+    }
+
+    /// Operations of its passes.
+    pub fn flops(&self) -> ModelFlops {
+        self.flops
     }
 
     /// Whether it can give logits: everything but the body of a scalar model can.

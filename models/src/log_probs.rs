@@ -12,6 +12,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::batch::TokenBatch;
 use crate::language_model::LanguageModel;
 use crate::native;
+use crate::work::{count_head, tensor_work};
 
 /// Logits in one chunk: 128 MB of `f32`, or about 650 rows for a vocabulary of 50 000.
 pub(crate) const CHUNK_LOGITS: i64 = 1 << 25;
@@ -65,9 +66,14 @@ pub fn selected_log_probs(model: &LanguageModel, batch: &TokenBatch) -> Selected
 
 /// As [`selected_log_probs`], of the distribution softmax(logits / `temperature`), temperature > 0.
 pub fn selected_log_probs_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> SelectedLogProbs {
-    let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
-    let chunk = default_chunk(model.config().vocab_size());
-    SelectedLogProbs::new(hidden, model.head(), &batch.targets, Shaping::of(model, temperature), chunk)
+    tensor_work(|| {
+        let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
+        let chunk = default_chunk(model.config().vocab_size());
+        let selected = SelectedLogProbs::new(hidden, model.head(), &batch.targets, Shaping::of(model, temperature), chunk);
+        let backward = f64::from(u8::from(selected.hidden.requires_grad())) + f64::from(u8::from(selected.head.requires_grad()));
+        count_head((1.0 + backward) * model.flops().head(batch.n_response_tokens()));
+        selected
+    })
 }
 
 /// Log-probabilities `[n]` and entropies `[n]` of all response tokens of a batch, without gradients, at temperature 1.
@@ -77,12 +83,14 @@ pub fn selected_log_probs_no_grad(model: &LanguageModel, batch: &TokenBatch) -> 
 
 /// As [`selected_log_probs_no_grad`], of the distribution softmax(logits / `temperature`), temperature > 0.
 pub fn selected_log_probs_no_grad_at(model: &LanguageModel, batch: &TokenBatch, temperature: f64) -> (Tensor, Tensor) {
-    no_grad(|| {
+    let forward = || {
         let hidden = model.hidden(batch).index_select(0, &batch.predict_rows);
         let chunk = default_chunk(model.config().vocab_size());
         let (values, entropies, _) = forward(&hidden, model.head(), &batch.targets, Shaping::of(model, temperature), chunk);
         (values, entropies)
-    })
+    };
+    count_head(model.flops().head(batch.n_response_tokens()));
+    tensor_work(|| no_grad(forward))
 }
 
 /// Sums `[b]` of values `[n]` over the response tokens of each row; differentiable. A row without any gives 0.
@@ -101,13 +109,19 @@ impl SelectedLogProbs {
     /// Adds ∂loss/∂parameter to the gradient of every parameter the loss depends on: first from the scalar `loss` into
     /// `values` and whatever else it depends on, then from there through the output head and the body.
     pub fn backward(self, loss: &Tensor) {
-        loss.backward();
-        self.backward_from_values();
+        tensor_work(|| {
+            loss.backward();
+            self.backward_from_values();
+        });
     }
 
     /// The second half of [`SelectedLogProbs::backward`], for a loss over several of these: call `loss.backward()` once
     /// and then this on each.
     pub fn backward_from_values(self) {
+        tensor_work(|| self.backward_through_head());
+    }
+
+    fn backward_through_head(self) {
         let outer = self.values.grad();
         let n = self.targets.numel() as i64;
         let (trains_body, trains_head) = (self.hidden.requires_grad(), self.head.requires_grad());

@@ -381,6 +381,9 @@ pub struct ScoreArgs {
     /// Tokens in one forward pass at most.
     #[arg(long, default_value_t = 4096)]
     pub max_batch_tokens: usize,
+    /// Append progress and figures (tokens/s, memory) to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
     /// Common options.
     #[command(flatten)]
     pub common: Common,

@@ -7,6 +7,7 @@ mod evaluate;
 mod experiment;
 mod generate;
 mod learn;
+mod phase_meter;
 mod plan;
 mod score;
 mod session;

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use farmhand_core::run::{EventLog, StageDir};
 use farmhand_core::{CancelFlag, Device, Event, EventSink, Executor, Result, RunContext, Seed};
 
+use super::phase_meter::PhaseMeter;
 use crate::cli::Terminal;
 
 /// Set by Ctrl-C and SIGTERM.
@@ -40,6 +41,7 @@ pub struct Session {
     pub terminal: Terminal,
     executor: TokioExecutor,
     log: Option<EventLog>,
+    meter: PhaseMeter,
 }
 
 impl Session {
@@ -48,7 +50,7 @@ impl Session {
     /// # Errors
     /// When the operating system refuses threads.
     pub fn new(device: Device, terminal: Terminal) -> Result<Self> {
-        Ok(Self { device, terminal, executor: TokioExecutor::new()?, log: None })
+        Ok(Self { device, terminal, executor: TokioExecutor::new()?, log: None, meter: PhaseMeter::default() })
     }
 
     /// Also records events in a file.
@@ -73,11 +75,26 @@ impl Session {
     }
 }
 
-impl EventSink for Session {
-    fn emit(&self, event: Event) {
+impl Session {
+    fn pass_on(&self, event: Event) {
         if let Some(log) = &self.log {
             log.emit(event.clone());
         }
         self.terminal.emit(event);
+    }
+}
+
+impl EventSink for Session {
+    fn emit(&self, event: Event) {
+        match &event {
+            Event::PhaseStarted { phase, .. } => self.meter.start(phase),
+            Event::PhaseFinished { phase, .. } => {
+                if let Some(figures) = self.meter.finish(phase, self.device) {
+                    self.pass_on(Event::PhaseMeasured { phase: phase.clone(), figures });
+                }
+            }
+            _ => {}
+        }
+        self.pass_on(event);
     }
 }

@@ -8,12 +8,14 @@ mod autograd;
 mod linear;
 mod mkl;
 mod ops;
+mod read_speed;
 mod softmax;
 
 pub use attention::{attention, has_attention};
 pub use autograd::{backward, checkpoint, set_gradient};
 pub use linear::{linear, product};
 pub use ops::{Argument, call, schema};
+pub use read_speed::read_all;
 pub use softmax::softmax_rows;
 
 use std::ffi::{CStr, c_char, c_int};

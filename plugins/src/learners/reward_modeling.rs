@@ -12,7 +12,7 @@ use farmhand_core::{
     Result, RunContext, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, TextCodec, TokenBatch,
+    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, TextCodec, TokenBatch, backward,
     load_train_state, save_scalar_checkpoint, save_train_state, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
@@ -250,7 +250,7 @@ fn run_pairs(
         let margins = Tensor::from_slice(&margins).to_kind(rewards.kind()).to_device(rewards.device());
         let losses = preference_losses(&chosen, &rejected, &margins, config.label_smoothing, config.centring);
         if train {
-            (losses.sum(Kind::Float) / picked.len() as f64).backward();
+            backward(&(losses.sum(Kind::Float) / picked.len() as f64));
         }
         let difference = (&chosen - &rejected).detach();
         let accuracy = (difference.sign() + 1.0) * 0.5;

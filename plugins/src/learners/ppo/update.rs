@@ -1,7 +1,7 @@
 //! From one round of experience to new weights.
 
 use farmhand_core::{Error, Result, RunContext};
-use farmhand_models::{AdamW, selected_log_probs_at};
+use farmhand_models::{AdamW, backward, selected_log_probs_at};
 use tch::{Kind, Tensor};
 
 use super::PpoConfig;
@@ -150,7 +150,7 @@ fn micro_step(
     let clip = (config.value_clip > 0.0).then_some(config.value_clip);
     let value = clipped_value_loss(&values, &flat(&batch.values), &flat(&targets.returns), clip);
     let value_loss = config.reduction.reduce(&value.losses, &lengths, totals);
-    (&value_loss * config.value_weight).backward();
+    backward(&(&value_loss * config.value_weight));
 
     Ok(MicroLosses {
         policy: policy_loss.double_value(&[]),
