@@ -1,10 +1,12 @@
 //! The same numbers as transformers, and the same after writing and reading back.
 
+use std::collections::BTreeMap;
+
 use farmhand_core::Seed;
 use farmhand_core::types::{FinishReason, SamplingParams};
 use farmhand_models::{
     BatchLayout, EncodedText, GenerateOptions, GenerationRequest, LanguageModel, SafetensorsFile, ScalarModel, TokenBatch,
-    generate,
+    generate, selected_log_probs,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -36,7 +38,9 @@ struct Expected {
     /// `[sequences][tokens][v]`.
     logits: Vec<Vec<Vec<f32>>>,
     /// 64 greedy tokens after the second sequence, by repetition penalty.
-    greedy: std::collections::BTreeMap<String, Vec<u32>>,
+    greedy: BTreeMap<String, Vec<u32>>,
+    /// The norm of each parameter's gradient of the first sequence's mean log-probability.
+    gradients: BTreeMap<String, f64>,
 }
 
 fn expected(case: &str) -> Expected {
@@ -73,6 +77,27 @@ fn logits_are_within_1e_4_of_transformers_in_either_layout() {
                 let reference = Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]);
                 let difference = (&logits[row] - reference).abs().max().double_value(&[]);
                 assert!(difference < 1e-4, "{case}, {layout:?}, sequence {row}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_log_probability_have_the_norms_transformers_finds() {
+    for case in CASES {
+        let (model, expected) = (load(case), expected(case));
+        model.set_trainable(true);
+        let text = EncodedText { ids: expected.sequences[0].iter().map(|id| *id as u32).collect(), response_start: 1 };
+        for layout in [BatchLayout::Packed, BatchLayout::Padded] {
+            let batch = TokenBatch::new(&[&text], layout, Device::Cpu).expect("made");
+            let selected = selected_log_probs(&model, &batch);
+            let loss = selected.values.mean(Kind::Float);
+            selected.backward(&loss);
+            assert_eq!(model.parameters().len(), expected.gradients.len(), "{case}");
+            for (name, parameter) in model.parameters() {
+                let (norm, reference) = (parameter.grad().norm().double_value(&[]), expected.gradients[name]);
+                assert!((norm - reference).abs() < 1e-5 + 1e-4 * reference, "{case}, {layout:?}, {name}: {norm} and {reference}");
+                parameter.shallow_clone().zero_grad();
             }
         }
     }

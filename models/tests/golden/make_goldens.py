@@ -3,8 +3,8 @@
     python models/tests/golden/make_goldens.py        (needs torch, transformers and safetensors)
 
 For every case a folder with config.json and model.safetensors (random weights, bfloat16 to keep them small; both sides
-compute in float32) and expected.json: logits of two sequences, and 64 greedy tokens after the second one with and
-without a repetition penalty. Weights are scaled up so that the greedy tokens are far from ties. The case `llama_scalar`
+compute in float32) and expected.json: logits of two sequences, 64 greedy tokens after the second one with and without a
+repetition penalty, and the norm of every parameter's gradient of the first one's mean log-probability. Weights are scaled up so that the greedy tokens are far from ties. The case `llama_scalar`
 is a sequence classifier with one label: expected.json has its scores at the last tokens. Every folder is read back by
 transformers and must give the same logits before it counts as a reference.
 
@@ -127,6 +127,11 @@ def language_model(name, seed):
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=64, max_new_tokens=64,
                              repetition_penalty=penalty, eos_token_id=None, pad_token_id=0)
         greedy[str(penalty)] = out[0, ids.shape[1]:].tolist()
+    ids = torch.tensor([sequences[0]])
+    model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).mean().backward()
+    # Saved under the name it had before transformers 5.
+    stored = (lambda name: name.replace("lm_head.", "embed_out.")) if config.model_type == "gpt_neox" else (lambda name: name)
+    gradients = {stored(name): float(f"{parameter.grad.norm():.6g}") for name, parameter in model.named_parameters()}
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if name == "llama":
@@ -137,7 +142,7 @@ def language_model(name, seed):
     for ids, rows in zip(sequences, logits):
         assert torch.equal(again(torch.tensor([ids])).logits[0], rows), name
     rounded = [[[round(x, 5) for x in row] for row in rows.tolist()] for rows in logits]
-    (folder / "expected.json").write_text(json.dumps({"sequences": sequences, "logits": rounded, "greedy": greedy}))
+    (folder / "expected.json").write_text(json.dumps({"sequences": sequences, "logits": rounded, "greedy": greedy, "gradients": gradients}))
     print(name, {key: len(set(tokens)) for key, tokens in greedy.items()}, f"largest logit {max(rows.abs().max() for rows in logits):.2f}")
 
 
