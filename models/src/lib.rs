@@ -76,7 +76,7 @@ pub use log_probs::{
 };
 pub use memory_estimate::{MemoryEstimate, Workload, estimate_memory};
 pub use memory_use::{MachineMemory, machine_memory, memory_in_use, peak_memory, reset_peak_memory};
-pub use micro_batch::{computed_tokens, micro_batches};
+pub use micro_batch::{computed_tokens, default_pass_tokens, micro_batches};
 pub use optim_config::OptimConfig;
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
 pub use restore_tensors::restore_tensors;

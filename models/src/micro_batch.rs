@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use tch::Device;
+
 use crate::batch::BatchLayout;
 use crate::encoding::EncodedText;
 
@@ -13,6 +15,14 @@ pub fn computed_tokens(texts: &[EncodedText], layout: BatchLayout) -> usize {
         BatchLayout::Packed => shared_prompt(texts).len() + own_tokens(texts),
         BatchLayout::Padded => texts.len() * texts.iter().map(|text| text.ids.len()).max().unwrap_or(0),
     }
+}
+
+/// Tokens of a forward pass where nobody chose a number: 1024 on the CPU, 8192 on a GPU.
+///
+/// On the CPU larger passes gain nothing and take more memory: training SmolLM2-135M on one thread of an AVX-512 server did
+/// 173, 189, 166 and 162 tokens per CPU second in passes of 256, 512, 1024 and 2048. The number for GPUs is not measured.
+pub fn default_pass_tokens(device: Device) -> usize {
+    if device == Device::Cpu { 1024 } else { 8192 }
 }
 
 /// Groups records of one or more texts each for forward passes. A group has at most `max_records` members and at most
@@ -132,11 +142,9 @@ fn own_tokens(texts: &[EncodedText]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use tch::Device;
-
     use super::*;
     use crate::batch::TokenBatch;
+    use proptest::prelude::*;
 
     /// A text with a prompt of `prompt` times the same token.
     fn text(prompt: usize, response: usize) -> EncodedText {

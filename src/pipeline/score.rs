@@ -3,8 +3,8 @@
 use farmhand_core::types::Demonstration;
 use farmhand_core::{Checkpoint, Error, Result, RunContext};
 use farmhand_models::{
-    BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, micro_batches, selected_log_probs_no_grad,
-    sequence_sums, tch_device,
+    BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, default_pass_tokens, micro_batches,
+    selected_log_probs_no_grad, sequence_sums, tch_device,
 };
 use serde::Serialize;
 
@@ -19,8 +19,9 @@ pub struct ScoredRecord {
     pub n_tokens: usize,
 }
 
-/// Scores every record's response given its prompt; at most `max_batch_tokens` tokens in one forward pass. With the
-/// format `none` nothing is added to the texts; otherwise the response ends with one end-of-sequence token.
+/// Scores every record's response given its prompt; at most `max_batch_tokens` tokens in one forward pass, by default
+/// [`default_pass_tokens`]. With the format `none` nothing is added to the texts; otherwise the response ends with one
+/// end-of-sequence token.
 ///
 /// # Errors
 /// When the model cannot be loaded, a record is too long for it, or on cancellation.
@@ -28,7 +29,7 @@ pub fn score_records(
     checkpoint: &Checkpoint,
     format: Option<PromptFormat>,
     records: &[Demonstration],
-    max_batch_tokens: usize,
+    max_batch_tokens: Option<usize>,
     ctx: &RunContext<'_>,
 ) -> Result<Vec<ScoredRecord>> {
     let device = tch_device(ctx.device)?;
@@ -53,7 +54,8 @@ pub fn score_records(
     let mut progress = ctx.progress("scoring", Some(records.len() as u64), "records");
     let mut scored: Vec<Option<ScoredRecord>> = vec![None; records.len()];
     let texts = encoded.iter().map(std::slice::from_ref);
-    for rows in micro_batches(texts, BatchLayout::Packed, max_batch_tokens, records.len().max(1)) {
+    let max_tokens = max_batch_tokens.unwrap_or_else(|| default_pass_tokens(device));
+    for rows in micro_batches(texts, BatchLayout::Packed, max_tokens, usize::MAX) {
         ctx.cancel.check()?;
         let items: Vec<_> = rows.iter().map(|row| &encoded[*row]).collect();
         let batch = TokenBatch::new(&items, BatchLayout::Packed, device)?;

@@ -54,10 +54,14 @@ pub struct RewardModelingConfig {
     /// How instructions become text; by default as the checkpoint says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptFormat>,
-    /// Pairs per forward pass at most, ≥ 1. Changes speed and memory, not the result.
-    pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
-    pub micro_batch_tokens: usize,
+    /// Pairs per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
+    /// the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
+    /// on a GPU. Changes speed and memory, not the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
@@ -80,8 +84,8 @@ impl Default for RewardModelingConfig {
             with_eos: false,
             max_tokens: 512,
             prompt: None,
-            micro_batch_size: 16,
-            micro_batch_tokens: 4096,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
@@ -104,8 +108,8 @@ impl LearnerConfig for RewardModelingConfig {
             .not_negative("margin_weight", self.margin_weight)
             .not_negative("centring", self.centring)
             .at_least_one("max_tokens", self.max_tokens)
-            .at_least_one("micro_batch_size", self.micro_batch_size)
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .at_least_one("validate_every", self.validate_every as usize)
             .nested("optim", self.optim.problems())
@@ -114,9 +118,8 @@ impl LearnerConfig for RewardModelingConfig {
 }
 
 impl RewardModelingConfig {
-    fn micro_batching(&self) -> MicroBatching {
-        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
-        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
+    fn micro_batching(&self, device: tch::Device) -> MicroBatching {
+        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 }
 
@@ -155,7 +158,7 @@ impl Learner for RewardModeling {
         let mut progress = ctx.progress("reward modelling", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
         let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, true).map(drop);
-        config.micro_batching().dry_run(&records, &plan, start, dry_run)?;
+        config.micro_batching(model.body.device()).dry_run(&records, &plan, start, dry_run)?;
         zero_gradients(&parameters);
 
         for step in start..plan.n_steps() {
@@ -239,7 +242,7 @@ fn run_pairs(
 ) -> Result<Pass> {
     // Loss, accuracy, margin and reward, summed over the pairs; read once, for a look makes the host wait for the device.
     let mut totals = Tensor::zeros([4], (Kind::Double, model.body.device()));
-    for rows in config.micro_batching().groups(records, picked) {
+    for rows in config.micro_batching(model.body.device()).groups(records, picked) {
         let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
         let texts: Vec<_> = side(0).chain(side(1)).collect();
         let batch = TokenBatch::new(&texts, config.layout, model.body.device())?;
@@ -350,7 +353,8 @@ mod tests {
         };
         let records: Vec<_> = pairs(8).iter().map(encode).collect();
         let picked: Vec<usize> = (0..8).collect();
-        let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+        let gradients = |layout, size, tokens| {
+            let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
             let micro = RewardModelingConfig { layout, micro_batch_size, micro_batch_tokens, ..RewardModelingConfig::default() };
             let config = RewardModelingConfig { centring: 0.01, ..micro };
             let loss = run_pairs(&model, &records, &picked, &config, true).expect("run").loss;

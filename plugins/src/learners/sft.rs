@@ -47,10 +47,14 @@ pub struct SftConfig {
     /// How instructions become text; by default as the checkpoint says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptFormat>,
-    /// Demonstrations per forward pass at most, ≥ 1. Changes speed and memory, not the result.
-    pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
-    pub micro_batch_tokens: usize,
+    /// Demonstrations per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
+    /// the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
+    /// on a GPU. Changes speed and memory, not the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
@@ -68,8 +72,8 @@ impl Default for SftConfig {
             reduction: Reduction::TokenMean,
             max_tokens: 512,
             prompt: None,
-            micro_batch_size: 32,
-            micro_batch_tokens: 4096,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 50,
             optim: OptimConfig { lr: 2e-5, ..OptimConfig::default() },
@@ -88,8 +92,8 @@ impl LearnerConfig for SftConfig {
             .at_least_one("epochs", self.epochs as usize)
             .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
             .at_least_one("max_tokens", self.max_tokens)
-            .at_least_one("micro_batch_size", self.micro_batch_size)
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .nested("optim", self.optim.problems())
             .problems()
@@ -97,9 +101,8 @@ impl LearnerConfig for SftConfig {
 }
 
 impl SftConfig {
-    fn micro_batching(&self) -> MicroBatching {
-        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
-        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
+    fn micro_batching(&self, device: tch::Device) -> MicroBatching {
+        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 }
 
@@ -135,7 +138,9 @@ impl Learner for Sft {
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("supervised fine-tuning", Some(items_before(&plan, plan.n_steps())), "demonstrations");
         progress.advance(items_before(&plan, start));
-        config.micro_batching().dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config).map(drop))?;
+        config
+            .micro_batching(model.device())
+            .dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config).map(drop))?;
         zero_gradients(model.parameters());
 
         for step in start..plan.n_steps() {
@@ -183,7 +188,7 @@ struct Gradient {
 fn accumulate(model: &LanguageModel, records: &[Record<1>], picked: &[usize], config: &SftConfig) -> Result<Gradient> {
     let totals = StepTotals::of(&response_lengths(records, picked)).with_width(config.max_tokens);
     let mut total = Tensor::zeros([], (Kind::Double, model.device()));
-    for rows in config.micro_batching().groups(records, picked) {
+    for rows in config.micro_batching(model.device()).groups(records, picked) {
         let batch = batch_of(records, &rows, config.layout, model.device())?;
         let selected = selected_log_probs(model, &batch);
         let loss = config.reduction.reduce(&-&selected.values, &batch.response_lengths(), totals);
@@ -198,7 +203,7 @@ fn accumulate(model: &LanguageModel, records: &[Record<1>], picked: &[usize], co
 fn mean_loss(model: &LanguageModel, records: &[Record<1>], config: &SftConfig) -> Result<f64> {
     let all: Vec<usize> = (0..records.len()).collect();
     let mut sum = Tensor::zeros([], (Kind::Double, model.device()));
-    for rows in config.micro_batching().groups(records, &all) {
+    for rows in config.micro_batching(model.device()).groups(records, &all) {
         let batch = batch_of(records, &rows, config.layout, model.device())?;
         let (log_probs, _) = selected_log_probs_no_grad(model, &batch);
         sum -= log_probs.sum(Kind::Double);
@@ -280,7 +285,8 @@ mod tests {
         let records: Vec<_> = demonstrations(8).iter().map(encode).collect();
         let picked: Vec<usize> = (0..8).collect();
         for reduction in [Reduction::TokenMean, Reduction::SeqMean, Reduction::SeqSum, Reduction::FixedNorm] {
-            let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+            let gradients = |layout, size, tokens| {
+                let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
                 let config = SftConfig { layout, micro_batch_size, micro_batch_tokens, reduction, ..SftConfig::default() };
                 let loss = accumulate(&model, &records, &picked, &config).expect("run").loss;
                 (loss, take_gradients(model.parameters()))

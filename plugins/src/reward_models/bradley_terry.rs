@@ -20,7 +20,7 @@ register! {
 }
 
 /// Options of `[reward_model.bradley_terry]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BradleyTerryConfig {
     /// The model's folder; by default the reward model of the stage.
@@ -29,16 +29,13 @@ pub struct BradleyTerryConfig {
     /// How instructions become text; by default as the checkpoint says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptFormat>,
-    /// Answers scored together at most, ≥ 1. Changes speed and memory.
-    pub max_batch: usize,
-    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. Changes speed and memory.
-    pub max_batch_tokens: usize,
-}
-
-impl Default for BradleyTerryConfig {
-    fn default() -> Self {
-        Self { model: None, prompt: None, max_batch: 64, max_batch_tokens: 4096 }
-    }
+    /// Answers scored together at most, ≥ 1; by default as many as `max_batch_tokens` allows. Changes speed and memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. By default 1024 on the CPU and 8192 on
+    /// a GPU. Changes speed and memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_tokens: Option<usize>,
 }
 
 #[typetag::serde(name = "bradley_terry")]
@@ -52,7 +49,10 @@ impl RewardModelConfig for BradleyTerryConfig {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new().at_least_one("max_batch", self.max_batch).at_least_one("max_batch_tokens", self.max_batch_tokens).problems()
+        Ranges::new()
+            .at_least_one("max_batch", self.max_batch.unwrap_or(1))
+            .at_least_one("max_batch_tokens", self.max_batch_tokens.unwrap_or(1))
+            .problems()
     }
 }
 
@@ -69,7 +69,7 @@ impl RewardModel for BradleyTerry {
         let encode = |item: &Response<'_>| self.codec.encode(item.instruction, item.output, self.rule.ending());
         let texts = items.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let BradleyTerryConfig { max_batch, max_batch_tokens, .. } = self.config;
-        let micro = MicroBatching { layout: BatchLayout::Packed, max_tokens: max_batch_tokens, max_records: max_batch };
+        let micro = MicroBatching::new(BatchLayout::Packed, max_batch_tokens, max_batch, self.model.body.device());
         score_in_batches(items, &texts, &self.model.body, micro, ctx, |batch| self.model.last_token_scores(batch))
     }
 

@@ -37,15 +37,18 @@ pub struct LikelihoodConfig {
     pub per: LengthScale,
     /// Whether the end-of-sequence token after the answer counts. An empty answer is always scored by that token alone.
     pub with_eos: bool,
-    /// Answers scored together at most, ≥ 1. Changes speed and memory.
-    pub max_batch: usize,
-    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. Changes speed and memory.
-    pub max_batch_tokens: usize,
+    /// Answers scored together at most, ≥ 1; by default as many as `max_batch_tokens` allows. Changes speed and memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1; a prompt with several answers counts once. By default 1024 on the CPU and 8192 on
+    /// a GPU. Changes speed and memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_tokens: Option<usize>,
 }
 
 impl Default for LikelihoodConfig {
     fn default() -> Self {
-        Self { model: None, prompt: None, per: LengthScale::Mean, with_eos: true, max_batch: 64, max_batch_tokens: 4096 }
+        Self { model: None, prompt: None, per: LengthScale::Mean, with_eos: true, max_batch: None, max_batch_tokens: None }
     }
 }
 
@@ -59,7 +62,10 @@ impl RewardModelConfig for LikelihoodConfig {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        Ranges::new().at_least_one("max_batch", self.max_batch).at_least_one("max_batch_tokens", self.max_batch_tokens).problems()
+        Ranges::new()
+            .at_least_one("max_batch", self.max_batch.unwrap_or(1))
+            .at_least_one("max_batch_tokens", self.max_batch_tokens.unwrap_or(1))
+            .problems()
     }
 }
 
@@ -87,7 +93,7 @@ impl RewardModel for Likelihood {
             }
         };
         let LikelihoodConfig { max_batch, max_batch_tokens, .. } = self.config;
-        let micro = MicroBatching { layout: BatchLayout::Packed, max_tokens: max_batch_tokens, max_records: max_batch };
+        let micro = MicroBatching::new(BatchLayout::Packed, max_batch_tokens, max_batch, self.model.device());
         score_in_batches(items, &texts, &self.model, micro, ctx, score)
     }
 }
@@ -138,7 +144,7 @@ mod tests {
         let items: Vec<_> = instructions(4).into_iter().zip(outputs).collect();
         let open = LikelihoodConfig { with_eos: false, ..LikelihoodConfig::default() };
         let together = scores(&open, &stage, &items).expect("scored");
-        let apart = scores(&LikelihoodConfig { max_batch: 1, ..open }, &stage, &items).expect("scored");
+        let apart = scores(&LikelihoodConfig { max_batch: Some(1), ..open }, &stage, &items).expect("scored");
         assert!(together.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-5), "{together:?} {apart:?}");
         assert!(together.iter().all(|score| *score < 0.0));
     }

@@ -1,7 +1,7 @@
 //! How the records of an optimiser step are split over forward passes.
 
 use farmhand_core::Result;
-use farmhand_models::{BatchLayout, EncodedText, StepPlan, computed_tokens, micro_batches};
+use farmhand_models::{BatchLayout, EncodedText, StepPlan, computed_tokens, default_pass_tokens, micro_batches};
 
 use super::records::Record;
 
@@ -17,6 +17,16 @@ pub struct MicroBatching {
 }
 
 impl MicroBatching {
+    /// The options as a learner has them. Without a number of tokens it is [`default_pass_tokens`]; without a number of records
+    /// there is no limit.
+    pub fn new(layout: BatchLayout, max_tokens: Option<usize>, max_records: Option<usize>, device: tch::Device) -> Self {
+        Self {
+            layout,
+            max_tokens: max_tokens.unwrap_or_else(|| default_pass_tokens(device)),
+            max_records: max_records.unwrap_or(usize::MAX),
+        }
+    }
+
     /// Groups the picked records for forward passes, the largest group first; indices into `records`.
     pub fn groups<const N: usize>(&self, records: &[Record<N>], picked: &[usize]) -> Vec<Vec<usize>> {
         self.groups_of(picked, |index| &records[index].texts)

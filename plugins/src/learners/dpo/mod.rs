@@ -61,10 +61,14 @@ pub struct DpoConfig {
     /// How instructions become text; by default as the checkpoint says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptFormat>,
-    /// Pairs per forward pass at most, ≥ 1. Changes speed and memory, not the result.
-    pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
-    pub micro_batch_tokens: usize,
+    /// Pairs per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
+    /// the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
+    /// on a GPU. Changes speed and memory, not the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
@@ -88,8 +92,8 @@ impl Default for DpoConfig {
             batch_tokens: None,
             max_tokens: 512,
             prompt: None,
-            micro_batch_size: 16,
-            micro_batch_tokens: 4096,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
@@ -114,8 +118,8 @@ impl LearnerConfig for DpoConfig {
             .at_least_one("epochs", self.epochs as usize)
             .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
             .at_least_one("max_tokens", self.max_tokens)
-            .at_least_one("micro_batch_size", self.micro_batch_size)
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .at_least_one("validate_every", self.validate_every as usize)
             .nested("optim", self.optim.problems())
@@ -124,9 +128,8 @@ impl LearnerConfig for DpoConfig {
 }
 
 impl DpoConfig {
-    fn micro_batching(&self) -> MicroBatching {
-        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
-        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
+    fn micro_batching(&self, device: tch::Device) -> MicroBatching {
+        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 }
 
@@ -170,7 +173,7 @@ impl Learner for Dpo {
         let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
         let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, true).map(drop);
-        config.micro_batching().dry_run(&train.records, &plan, start, dry_run)?;
+        config.micro_batching(policy.device()).dry_run(&train.records, &plan, start, dry_run)?;
         zero_gradients(policy.parameters());
 
         for step in start..plan.n_steps() {

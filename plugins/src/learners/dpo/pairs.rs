@@ -44,7 +44,7 @@ impl Pairs {
         }
         let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "pairs");
         let all: Vec<usize> = (0..records.len()).collect();
-        for rows in config.micro_batching().groups(&records, &all) {
+        for rows in config.micro_batching(reference.device()).groups(&records, &all) {
             progress.advance(rows.len() as u64);
             if rows.iter().all(|&row| known[row]) {
                 continue;
@@ -95,7 +95,7 @@ pub(super) fn run_pairs(
     let totals = StepTotals::of(&chosen_lengths).with_width(config.max_tokens);
     // The numbers of `Pass` in their order; read once, for a look makes the host wait for the device.
     let mut sums = Tensor::zeros([6], (Kind::Double, policy.device()));
-    for rows in config.micro_batching().groups(&pairs.records, picked) {
+    for rows in config.micro_batching(policy.device()).groups(&pairs.records, picked) {
         let batch = batch_of(&pairs.records, &rows, config.layout, policy.device())?;
         let selected = train.then(|| selected_log_probs(policy, &batch));
         let values = match &selected {
@@ -187,7 +187,7 @@ mod tests {
         let Fixture { stage, policy, records } = fixture();
         let config = DpoConfig::default();
         let pairs = Pairs::new(records, "reference.jsonl", &policy, &config, &stage.context(&NoEvents)).expect("computed");
-        for micro_batch_size in [1, 3, 8] {
+        for micro_batch_size in [1, 3, 8].map(Some) {
             let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
             let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, false).expect("run");
             assert!((pass.loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", pass.loss);
@@ -206,7 +206,8 @@ mod tests {
             (PairwiseLink::LogisticPerToken, Reduction::SeqMean),
             (PairwiseLink::Ipo { log_ratios: LengthScale::Mean }, Reduction::SeqSum),
         ] {
-            let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+            let gradients = |layout, size, tokens| {
+                let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
                 let micro = DpoConfig { layout, micro_batch_size, micro_batch_tokens, ..DpoConfig::default() };
                 let config = DpoConfig { link, nll_reduction, nll_weight: 0.3, ..micro };
                 let loss = run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, true).expect("run").loss;

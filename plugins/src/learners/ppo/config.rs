@@ -73,10 +73,14 @@ pub struct PpoConfig {
     pub prompt: Option<PromptFormat>,
     /// Responses generated together at most, ≥ 1. Changes speed and memory.
     pub generation_batch: usize,
-    /// Responses per forward pass at most, ≥ 1. Changes speed and memory, not the result.
-    pub micro_batch_size: usize,
-    /// Tokens per forward pass at most, ≥ 1; padding counts, an equal prompt counts once. Changes speed and memory, not the result.
-    pub micro_batch_tokens: usize,
+    /// Responses per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
+    /// the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
+    /// on a GPU. Changes speed and memory, not the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
     /// Rounds between saved states, ≥ 1.
@@ -113,8 +117,8 @@ impl Default for PpoConfig {
             value_init: ValueInit::Auto,
             prompt: None,
             generation_batch: 64,
-            micro_batch_size: 32,
-            micro_batch_tokens: 8192,
+            micro_batch_size: None,
+            micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 5,
             value_optim: optim.clone(),
@@ -176,17 +180,16 @@ impl PpoConfig {
             .not_negative("value_clip", self.value_clip)
             .positive("value_weight", self.value_weight)
             .at_least_one("generation_batch", self.generation_batch)
-            .at_least_one("micro_batch_size", self.micro_batch_size)
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens)
+            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
+            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
     }
 
-    pub(super) fn micro_batching(&self) -> MicroBatching {
-        let Self { layout, micro_batch_tokens, micro_batch_size, .. } = *self;
-        MicroBatching { layout, max_tokens: micro_batch_tokens, max_records: micro_batch_size }
+    pub(super) fn micro_batching(&self, device: tch::Device) -> MicroBatching {
+        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 
     /// Optimiser steps of all rounds.

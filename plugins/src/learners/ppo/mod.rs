@@ -261,7 +261,7 @@ mod tests {
     fn the_probability_ratio_is_exactly_1_at_the_first_optimiser_step() {
         let stage = Stage::new();
         let events = RecordedEvents::default();
-        let one_step = PpoConfig { inner_epochs: 1, batch_size: 8, micro_batch_size: 3, ..config() };
+        let one_step = PpoConfig { inner_epochs: 1, batch_size: 8, micro_batch_size: Some(3), ..config() };
         learn(&one_step, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
         for name in ["ppo/approx_kl", "ppo/clip_fraction", "ppo/value_clip_fraction"] {
             let values = events.scalars(name);

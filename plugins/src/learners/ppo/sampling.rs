@@ -45,13 +45,6 @@ pub(super) struct Round {
 /// The rollouts of each optimiser step of one pass, cut into micro-batches: steps, micro-batches, rows.
 pub(super) type Partition = Vec<Vec<Vec<usize>>>;
 
-/// The partition of pass `epoch` of round `step`.
-pub(super) fn partition(texts: &[EncodedText], config: &PpoConfig, step: u64, epoch: u32, ctx: &RunContext<'_>) -> Partition {
-    let order = epoch_order(texts.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
-    let micro = |rows: &[usize]| config.micro_batching().groups_of(rows, |row| std::slice::from_ref(&texts[row]));
-    order.chunks(config.batch_size).map(micro).collect()
-}
-
 impl Sampler<'_> {
     /// Round `step`: responses drawn from the policy with their scores, log-probabilities and values.
     pub(super) fn roll_out(&self, step: u64, reward_model: &mut dyn RewardModel, ctx: &RunContext<'_>) -> Result<Round> {
@@ -108,6 +101,14 @@ impl Sampler<'_> {
         })
     }
 
+    /// The partition of pass `epoch` of round `step`.
+    pub(super) fn partition(&self, texts: &[EncodedText], step: u64, epoch: u32, ctx: &RunContext<'_>) -> Partition {
+        let order = epoch_order(texts.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
+        let micro = self.config.micro_batching(self.policy.device());
+        let groups = |rows: &[usize]| micro.groups_of(rows, |row| std::slice::from_ref(&texts[row]));
+        order.chunks(self.config.batch_size).map(groups).collect()
+    }
+
     /// The prompts of the draws `first..first + rollout_size`: shuffled passes over all prompts, one after the other.
     fn draw(&self, first: u64, ctx: &RunContext<'_>) -> Vec<usize> {
         let n = self.prompts.len();
@@ -123,7 +124,7 @@ impl Sampler<'_> {
     /// micro-batches of the first pass, so that the probability ratio of the first optimiser step is exactly 1.
     fn measure(&self, texts: &[EncodedText], step: u64, ctx: &RunContext<'_>) -> Result<Measured> {
         let mut rows_of: [Vec<Tensor>; 4] = std::array::from_fn(|_| (0..texts.len()).map(|_| Tensor::new()).collect());
-        for rows in partition(texts, self.config, step, 0, ctx).into_iter().flatten() {
+        for rows in self.partition(texts, step, 0, ctx).into_iter().flatten() {
             let batch = self.batch_of(texts, &rows)?;
             let (log_probs, entropies) = selected_log_probs_no_grad_at(self.policy, &batch, self.config.temperature);
             let (reference, _) = selected_log_probs_no_grad_at(self.reference, &batch, self.config.temperature);

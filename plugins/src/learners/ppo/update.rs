@@ -5,7 +5,7 @@ use farmhand_models::{AdamW, backward, selected_log_probs_at};
 use tch::{Kind, Tensor};
 
 use super::PpoConfig;
-use super::sampling::{Round, Sampler, partition};
+use super::sampling::{Round, Sampler};
 use crate::rl::advantage::gae;
 use crate::rl::masked::{masked_mean, masked_variance, zero_masked};
 use crate::rl::policy_gradient::{clipped_policy_loss, clipped_value_loss};
@@ -70,7 +70,7 @@ pub(super) fn update(
     let (config, batch) = (sampler.config, &round.batch);
     let lengths: Vec<usize> = round.texts.iter().map(|text| text.ids.len()).collect();
     let mut update = Update { explained_variance: explained_variance(batch, &targets.returns), ..Update::default() };
-    let partitions = (0..config.inner_epochs).flat_map(|epoch| partition(&round.texts, config, step, epoch, ctx));
+    let partitions = (0..config.inner_epochs).flat_map(|epoch| sampler.partition(&round.texts, step, epoch, ctx));
     let mut n_steps = 0.0;
     for micro_batches in partitions {
         n_steps += 1.0;
@@ -224,12 +224,13 @@ mod tests {
                 let targets = targets(&round.batch, sampler.config, 0.05);
                 let totals = StepTotals::of(&round.batch.lengths).with_width(12);
                 let rows: Vec<usize> = (0..8).collect();
-                let gradients = |layout, micro_batch_size, micro_batch_tokens| {
+                let gradients = |layout, size, tokens| {
+                    let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
                     let config = PpoConfig { layout, micro_batch_size, micro_batch_tokens, ..sampler.config.clone() };
                     let sampler = Sampler { config: &config, ..*sampler };
                     let texts = |row: usize| std::slice::from_ref(&round.texts[row]);
                     let mut losses = [0.0; 2];
-                    for rows in config.micro_batching().groups_of(&rows, texts) {
+                    for rows in config.micro_batching(sampler.policy.device()).groups_of(&rows, texts) {
                         let micro = micro_step(&sampler, round, &targets, &rows, totals).expect("run");
                         losses = [losses[0] + micro.policy, losses[1] + micro.value];
                     }
