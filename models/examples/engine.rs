@@ -13,8 +13,8 @@ use std::time::Instant;
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{Error, Result, Seed};
 use farmhand_models::{
-    BatchLayout, EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarHead, ScalarModel, TokenBatch, generate,
-    selected_log_probs, write_safetensors,
+    BatchLayout, EncodedText, GenerateOptions, GenerationRequest, LanguageModel, ScalarHead, ScalarModel, TokenBatch,
+    configure_threads, generate, selected_log_probs, write_safetensors,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -38,9 +38,7 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    if let Some(n) = std::env::var("OMP_NUM_THREADS").ok().and_then(|n| n.parse().ok()) {
-        tch::set_num_threads(n);
-    }
+    configure_threads(0);
     let mut model = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| Error::io("read", Path::new("standard input"), error))?;

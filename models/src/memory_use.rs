@@ -1,19 +1,27 @@
-//! How much memory this process uses, and how much the machine has.
+//! How much memory is used, and how much there is.
 
-/// Bytes of memory that this process has used at most since it began or since [`reset_peak_memory`]; none where the
-/// operating system does not say.
-pub fn peak_memory() -> Option<u64> {
-    status("VmHWM:")
+use tch::Device;
+
+use crate::native::{gpu_memory, reset_tensor_peak, tensor_memory};
+
+/// Bytes of a device's memory that were used at most since the process began or since [`reset_peak_memory`]: by tensors on a
+/// GPU, by the whole process on the CPU; none where nobody says.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    if is_gpu(device) { Some(tensor_memory(device).ok()?.peak) } else { status("VmHWM:") }
 }
 
-/// Bytes of memory that this process uses now.
-pub fn memory_in_use() -> Option<u64> {
-    status("VmRSS:")
+/// Bytes of a device's memory that are used now, counted as [`peak_memory`] does.
+pub fn memory_in_use(device: Device) -> Option<u64> {
+    if is_gpu(device) { Some(tensor_memory(device).ok()?.now) } else { status("VmRSS:") }
 }
 
-/// Makes [`peak_memory`] count anew from what is in use now. Tells whether the operating system did it (Linux does).
-pub fn reset_peak_memory() -> bool {
-    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+/// Makes [`peak_memory`] count anew from what is in use now. Tells whether that was possible (on Linux it is).
+pub fn reset_peak_memory(device: Device) -> bool {
+    reset_tensor_peak(device).is_ok() && (is_gpu(device) || std::fs::write("/proc/self/clear_refs", "5").is_ok())
+}
+
+fn is_gpu(device: Device) -> bool {
+    matches!(device, Device::Cuda(_))
 }
 
 /// What a machine has.
@@ -27,9 +35,10 @@ pub struct MachineMemory {
 
 /// The memory of a device; none where nobody says. A limit on the process's control group counts where it is lower than what
 /// the machine has.
-pub fn machine_memory(device: tch::Device) -> Option<MachineMemory> {
-    if device != tch::Device::Cpu {
-        return None;
+pub fn machine_memory(device: Device) -> Option<MachineMemory> {
+    if let Device::Cuda(index) = device {
+        let (total, available) = gpu_memory(index).ok()?;
+        return Some(MachineMemory { total, available });
     }
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let (total, available) = (field(&text, "MemTotal:")?, field(&text, "MemAvailable:")?);
@@ -62,10 +71,11 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_peak_is_at_least_what_is_in_use_and_the_machine_has_some_left() {
-        let in_use = memory_in_use().expect("Linux says");
+        let in_use = memory_in_use(Device::Cpu).expect("Linux says");
         assert!(in_use > 1 << 20);
-        assert!(peak_memory().expect("Linux says") >= in_use);
-        let machine = machine_memory(tch::Device::Cpu).expect("Linux says");
+        assert!(peak_memory(Device::Cpu).expect("Linux says") >= in_use);
+        assert!(reset_peak_memory(Device::Cpu));
+        let machine = machine_memory(Device::Cpu).expect("Linux says");
         assert!(machine.available > 1 << 20 && machine.available <= machine.total);
     }
 }

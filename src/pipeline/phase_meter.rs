@@ -25,10 +25,12 @@ const WORTH_COMPARING: f64 = 2.0;
 
 impl PhaseMeter {
     /// A phase begins. Peak memory is that of the outermost phase.
-    pub(super) fn start(&self, phase: &str) {
+    pub(super) fn start(&self, phase: &str, device: Device) {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.is_empty() {
-            reset_peak_memory();
+        if running.is_empty()
+            && let Ok(device) = tch_device(device)
+        {
+            reset_peak_memory(device);
         }
         running.push(Running { phase: phase.to_owned(), started: Instant::now(), before: work_so_far() });
     }
@@ -42,10 +44,9 @@ impl PhaseMeter {
         if work.tensor_secs <= 0.0 {
             return None;
         }
-        let best = (work.tensor_secs >= WORTH_COMPARING && work.needed_flops > 0.0)
-            .then(|| tch_device(device).ok().map(|device| ceilings(device).matmul_flops))
-            .flatten();
-        Some(figures(work, secs, best, peak_memory(), memory_in_use()))
+        let device = tch_device(device).ok()?;
+        let best = (work.tensor_secs >= WORTH_COMPARING && work.needed_flops > 0.0).then(|| ceilings(device).matmul_flops);
+        Some(figures(work, secs, best, peak_memory(device), memory_in_use(device)))
     }
 }
 
@@ -87,15 +88,15 @@ mod tests {
     #[test]
     fn a_phase_with_tensor_work_has_figures_and_another_has_none() {
         let meter = PhaseMeter::default();
-        meter.start("waiting");
-        meter.start("working");
+        meter.start("waiting", Device::Cpu);
+        meter.start("working", Device::Cpu);
         tensor_work(|| std::thread::sleep(std::time::Duration::from_millis(4)));
         let figures = meter.finish("working", Device::Cpu).expect("it worked");
         assert!(figures["tensor_secs"] >= 0.004 && figures["secs"] >= figures["tensor_secs"]);
         assert!((0.0..1.0).contains(&figures["overhead"]));
         assert!(!figures.contains_key("mfu"), "too short to compare with the machine");
         assert!(meter.finish("working", Device::Cpu).is_none(), "it has ended");
-        meter.start("idle");
+        meter.start("idle", Device::Cpu);
         assert!(meter.finish("idle", Device::Cpu).is_none());
         assert!(meter.finish("waiting", Device::Cpu).is_some(), "what happens inside a phase belongs to it");
     }

@@ -87,7 +87,7 @@ impl Session {
 impl EventSink for Session {
     fn emit(&self, event: Event) {
         match &event {
-            Event::PhaseStarted { phase, .. } => self.meter.start(phase),
+            Event::PhaseStarted { phase, .. } => self.meter.start(phase, self.device),
             Event::PhaseFinished { phase, .. } => {
                 if let Some(figures) = self.meter.finish(phase, self.device) {
                     self.pass_on(Event::PhaseMeasured { phase: phase.clone(), figures });

@@ -6,6 +6,7 @@
 mod attention;
 mod autograd;
 mod linear;
+mod memory;
 mod mkl;
 mod ops;
 mod read_speed;
@@ -14,6 +15,7 @@ mod softmax;
 pub use attention::{attention, has_attention};
 pub use autograd::{backward, checkpoint, set_gradient};
 pub use linear::{linear, product};
+pub use memory::{TensorMemory, give_back_memory, gpu_memory, keep_freed_memory, reset_tensor_peak, tensor_memory};
 pub use ops::{Argument, call, schema};
 pub use read_speed::read_all;
 pub use softmax::softmax_rows;
