@@ -34,9 +34,25 @@ pub struct CheckpointManifest {
     /// How instructions become text for this model, in the words of the models crate (`none`, `alpaca`, `chat`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_format: Option<String>,
+    /// The model that an adapter changes; absent when the weights are whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<AdapterBase>,
 }
 
-/// A model folder: `config.json`, `*.safetensors`, `tokenizer.json`, and farmhand's manifest when it made it.
+/// The model that a low-rank adapter was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterBase {
+    /// Its folder as seen from the adapter's, so that both can be moved together.
+    pub path: String,
+    /// A hash over the shapes and values of its weights.
+    pub fingerprint: String,
+}
+
+/// The name of the file that makes a folder a low-rank adapter in PEFT's format.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// A model folder: `config.json`, `*.safetensors`, `tokenizer.json`, and farmhand's manifest when it made it; or a low-rank
+/// adapter in PEFT's format, which names the folder it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -47,17 +63,18 @@ impl Checkpoint {
     /// The model in a folder; the folder of a stage that made one stands for its `checkpoint` folder.
     ///
     /// # Errors
-    /// When the folder or its `config.json` does not exist.
+    /// When the folder does not exist, or is neither a model nor an adapter.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let mut path = path.into();
-        if !path.join("config.json").is_file() && path.join("checkpoint/config.json").is_file() {
+        let is_model = |path: &Path| ["config.json", ADAPTER_CONFIG].iter().any(|file| path.join(file).is_file());
+        if !is_model(&path) && is_model(&path.join("checkpoint")) {
             path.push("checkpoint");
         }
         if !path.is_dir() {
             return Err(Error::missing_input(format!("there is no model folder `{}`", path.display()))
                 .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
         }
-        if !path.join("config.json").is_file() {
+        if !is_model(&path) {
             return Err(Error::missing_input(format!("`{}` holds no config.json", path.display()))
                 .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
         }

@@ -30,7 +30,9 @@ mod reward_model;
 mod seed;
 
 pub use annotator::{Annotator, AnnotatorConfig};
-pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest};
+pub use checkpoint::{
+    ADAPTER_CONFIG, AdapterBase, CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest,
+};
 pub use component::{
     AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec,
     defaults_json, schema_json,

@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 use crate::config_json::ConfigJson;
 use crate::forward_pass::Pass;
 use crate::layers::Linear;
+use crate::lora::Adapter;
 use crate::rotary::RotaryTables;
 
 /// Reads the `config.json` of one architecture.
@@ -123,8 +124,13 @@ pub(crate) trait Architecture: std::fmt::Debug + Send + Sync {
     /// The class in transformers that has this body and a score head.
     fn scalar_class(&self) -> &'static str;
 
+    /// Whether the weights of linear layers are `[from, to]` instead of `[to, from]`.
+    fn stores_input_first(&self) -> bool {
+        false
+    }
+
     /// The body over these parameters.
-    fn body(&self, parameters: &Parameters) -> Box<dyn Body>;
+    fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body>;
 }
 
 /// The transformer without its output head, on flat tokens: one row a token.
@@ -142,13 +148,18 @@ pub(crate) trait Body: Send {
     fn finish(&self, x: &Tensor) -> Tensor;
 }
 
-/// Checked parameters by name.
-pub(crate) struct Parameters(BTreeMap<String, Tensor>);
+/// Checked parameters by name, and the low-rank changes that belong to some of them.
+pub(crate) struct Parameters<'a> {
+    tensors: BTreeMap<&'a str, &'a Tensor>,
+    is_input_first: bool,
+    adapter: Option<&'a Adapter>,
+}
 
-impl Parameters {
+impl<'a> Parameters<'a> {
     /// The parameters of a model; every one the architecture names must be there.
-    pub(crate) fn new(parameters: &[(String, Tensor)]) -> Self {
-        Self(parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect())
+    pub(crate) fn new(architecture: &dyn Architecture, parameters: &'a [(String, Tensor)], adapter: Option<&'a Adapter>) -> Self {
+        let tensors = parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        Self { tensors, is_input_first: architecture.stores_input_first(), adapter }
     }
 
     /// A handle on one parameter.
@@ -158,12 +169,14 @@ impl Parameters {
 
     /// A handle on one parameter, if the model has it.
     pub(crate) fn find(&self, name: &str) -> Option<Tensor> {
-        self.0.get(name).map(Tensor::shallow_clone)
+        self.tensors.get(name).map(|tensor| tensor.shallow_clone())
     }
 
-    /// The linear layer of this name, whose weight is `[to, from]`, with its bias if it has one.
+    /// The linear layer of this name, with its bias and its low-rank change if it has them.
     pub(crate) fn linear(&self, name: &str) -> Linear {
-        Linear::new(self.get(&format!("{name}.weight")), self.find(&format!("{name}.bias")))
+        let (weight, bias) = (self.get(&format!("{name}.weight")), self.find(&format!("{name}.bias")));
+        let linear = if self.is_input_first { Linear::input_first(weight, bias) } else { Linear::new(weight, bias) };
+        linear.with_low_rank(self.adapter.and_then(|adapter| adapter.layer(name)))
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use farmhand_core::{Error, Result};
+use farmhand_core::{Error, Result, Seed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use crate::dropout::{Dropout, Run};
 use crate::encoding::EncodedText;
 use crate::forward_pass::indices;
 use crate::layout::{Layout, Segment};
@@ -44,6 +45,9 @@ pub struct TokenBatch {
     /// `[b]`, i64: the place in `ids` of each text's last token.
     pub last_rows: Tensor,
     pub(crate) layout: Arc<Layout>,
+    /// The text each segment or padded row of the layout was put there for.
+    owners: Vec<usize>,
+    pub(crate) dropout: Option<Arc<Dropout>>,
 }
 
 impl TokenBatch {
@@ -59,7 +63,7 @@ impl TokenBatch {
             return Err(Error::invalid_data("a prompt has no tokens, so nothing predicts the first token of its response")
                 .with_hint("give every record a prompt that is not empty, or use the prompt format `alpaca` or `chat`"));
         }
-        let Placed { ids, layout, prompts, responses } = match layout {
+        let Placed { ids, layout, owners, prompts, responses } = match layout {
             BatchLayout::Packed => pack(items),
             BatchLayout::Padded => pad(items),
         };
@@ -85,7 +89,26 @@ impl TokenBatch {
             row_of: indices(&row_of, device),
             last_rows: indices(&last_rows, device),
             layout: Arc::new(layout),
+            owners,
+            dropout: None,
         })
+    }
+
+    /// The same batch in training: an adapter drops inputs as each text's seed says. What is dropped at a position of a text
+    /// depends on its seed alone, not on the batch or the layout, if texts that may share a prompt have the same seed.
+    ///
+    /// # Panics
+    /// When there are fewer seeds than texts.
+    #[must_use]
+    pub fn with_dropout(mut self, seeds: &[Seed]) -> Self {
+        let places = self.layout.places();
+        let run = |(&owner, (start, length)): (&usize, (i64, i64))| Run {
+            seed: seeds[owner],
+            start: start as usize,
+            length: length as usize,
+        };
+        self.dropout = Some(Arc::new(Dropout::new(self.owners.iter().zip(places).map(run).collect())));
+        self
     }
 
     /// Texts, b.
@@ -118,6 +141,8 @@ impl TokenBatch {
 struct Placed {
     ids: Vec<i64>,
     layout: Layout,
+    /// The text each segment or padded row was put there for.
+    owners: Vec<usize>,
     /// Where each text's prompt starts in `ids`.
     prompts: Vec<usize>,
     /// Where each text's response starts in `ids`.
@@ -135,7 +160,7 @@ fn pad(items: &[&EncodedText]) -> Placed {
     }
     let prompts: Vec<usize> = (0..items.len()).map(|row| row * width).collect();
     let responses = prompts.iter().zip(items).map(|(start, item)| start + item.response_start).collect();
-    Placed { ids, layout: Layout::padded(items.len(), width), prompts, responses }
+    Placed { ids, layout: Layout::padded(items.len(), width), owners: (0..items.len()).collect(), prompts, responses }
 }
 
 /// One text after the other. A prompt that several texts begin with stands before the first of their responses, once.
@@ -144,27 +169,28 @@ fn pack(items: &[&EncodedText]) -> Placed {
     for item in items {
         *n_texts_of.entry(item.prompt()).or_default() += 1;
     }
-    let (mut ids, mut segments) = (Vec::new(), Vec::new());
-    let mut put = |tokens: &[u32], prefix: Option<usize>| {
+    let (mut ids, mut segments, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+    let mut put = |text: usize, tokens: &[u32], prefix: Option<usize>| {
         let start = ids.len();
         ids.extend(tokens.iter().map(|id| i64::from(*id)));
+        owners.push(text);
         segments.push(Segment { length: tokens.len() as i64, prefix });
         (start, segments.len() - 1)
     };
     let mut shared: BTreeMap<&[u32], (usize, usize)> = BTreeMap::new();
     let (mut prompts, mut responses) = (Vec::new(), Vec::new());
-    for item in items {
+    for (text, item) in items.iter().enumerate() {
         if n_texts_of[item.prompt()] == 1 {
-            let (start, _) = put(&item.ids, None);
+            let (start, _) = put(text, &item.ids, None);
             prompts.push(start);
             responses.push(start + item.response_start);
             continue;
         }
-        let (start, segment) = *shared.entry(item.prompt()).or_insert_with(|| put(item.prompt(), None));
+        let (start, segment) = *shared.entry(item.prompt()).or_insert_with(|| put(text, item.prompt(), None));
         prompts.push(start);
-        responses.push(if item.response().is_empty() { start } else { put(item.response(), Some(segment)).0 });
+        responses.push(if item.response().is_empty() { start } else { put(text, item.response(), Some(segment)).0 });
     }
-    Placed { layout: Layout::packed(segments), ids, prompts, responses }
+    Placed { layout: Layout::packed(segments), ids, owners, prompts, responses }
 }
 
 #[cfg(test)]

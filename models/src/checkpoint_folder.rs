@@ -4,17 +4,22 @@ use std::path::Path;
 
 use farmhand_core::run::write_dir_atomic;
 use farmhand_core::{
-    CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest, Error, Result, RunContext,
+    AdapterBase, CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest, Error, Result,
+    RunContext,
 };
 use serde_json::{Value, json};
 
+use crate::adapter_folder::write_adapter;
 use crate::encoding::TextCodec;
-use crate::heads::ScalarModel;
+use crate::heads::{ScalarHead, ScalarModel};
 use crate::language_model::LanguageModel;
+use crate::lora::AdapterOutput;
 use crate::tokenizer::GENERATION_FILE;
 
 /// Writes the stage's result: `config.json`, `model.safetensors`, the tokenizer's files with the chat template,
-/// `generation_config.json` and `farmhand.json`, whole or not at all. The same model gives the same bytes.
+/// `generation_config.json` and `farmhand.json`, whole or not at all. The same model gives the same bytes. Of a model with an
+/// adapter the weights are merged and the adapter lies in the folder `adapter`, or the adapter is all there is, as its options
+/// say.
 ///
 /// # Errors
 /// When the tokenizer has ids the model does not know, or the disk refuses.
@@ -36,7 +41,8 @@ pub fn save_scalar_checkpoint(model: &ScalarModel, codec: &TextCodec, made_by: &
 /// As [`save_checkpoint`].
 pub fn write_checkpoint(dir: &Path, model: &LanguageModel, codec: &TextCodec, made_by: &str) -> Result<Checkpoint> {
     codec.tokenizer.check_vocabulary(model.config().vocab_size())?;
-    write(dir, codec, CheckpointKind::CausalLm, made_by, |dir| model.save(dir))
+    let save = |dir: &Path| model.save(dir);
+    Folder { dir, model, head: None, codec, kind: CheckpointKind::CausalLm, made_by }.write(save)
 }
 
 /// [`save_scalar_checkpoint`] into any folder; an existing one is replaced.
@@ -45,29 +51,58 @@ pub fn write_checkpoint(dir: &Path, model: &LanguageModel, codec: &TextCodec, ma
 /// As [`save_checkpoint`].
 pub fn write_scalar_checkpoint(dir: &Path, model: &ScalarModel, codec: &TextCodec, made_by: &str) -> Result<Checkpoint> {
     codec.tokenizer.check_vocabulary(model.body.config().vocab_size())?;
-    write(dir, codec, CheckpointKind::RewardModel, made_by, |dir| model.save(dir))
+    let save = |dir: &Path| model.save(dir);
+    let (body, head) = (&model.body, Some(&model.head));
+    Folder { dir, model: body, head, codec, kind: CheckpointKind::RewardModel, made_by }.write(save)
 }
 
-fn write(
-    dir: &Path,
-    codec: &TextCodec,
+/// The folder `adapter` in a checkpoint with merged weights.
+const ADAPTER_FOLDER: &str = "adapter";
+
+/// A checkpoint to be written.
+struct Folder<'a> {
+    dir: &'a Path,
+    model: &'a LanguageModel,
+    head: Option<&'a ScalarHead>,
+    codec: &'a TextCodec,
     kind: CheckpointKind,
-    made_by: &str,
-    save_model: impl FnOnce(&Path) -> Result<()>,
-) -> Result<Checkpoint> {
-    write_dir_atomic(dir, |dir| {
-        save_model(dir)?;
-        codec.tokenizer.save(dir)?;
-        write_json(&dir.join(GENERATION_FILE), &generation_config(codec))?;
+    made_by: &'a str,
+}
+
+impl Folder<'_> {
+    /// Writes the model, whole with `save_whole` or as its adapter, and everything beside it.
+    fn write(&self, save_whole: impl FnOnce(&Path) -> Result<()>) -> Result<Checkpoint> {
+        let output = self.model.adapter().map(|adapter| adapter.config().output);
+        write_dir_atomic(self.dir, |dir| {
+            let mut base = None;
+            match output {
+                Some(AdapterOutput::Adapter) => base = Some(write_adapter(dir, self.dir, self.model, self.head)?),
+                Some(AdapterOutput::Merged) => {
+                    save_whole(dir)?;
+                    let inner = dir.join(ADAPTER_FOLDER);
+                    std::fs::create_dir(&inner).map_err(|error| Error::io("make folder", &inner, error))?;
+                    let base = write_adapter(&inner, &self.dir.join(ADAPTER_FOLDER), self.model, self.head)?;
+                    self.write_manifest(&inner, Some(base))?;
+                }
+                None => save_whole(dir)?,
+            }
+            self.codec.tokenizer.save(dir)?;
+            write_json(&dir.join(GENERATION_FILE), &generation_config(self.codec))?;
+            self.write_manifest(dir, base)
+        })?;
+        Checkpoint::open(self.dir)
+    }
+
+    fn write_manifest(&self, dir: &Path, base: Option<AdapterBase>) -> Result<()> {
         let manifest = CheckpointManifest {
             format: CHECKPOINT_FORMAT,
-            kind,
-            made_by: made_by.to_owned(),
-            prompt_format: Some(codec.format.name().to_owned()),
+            kind: self.kind,
+            made_by: self.made_by.to_owned(),
+            prompt_format: Some(self.codec.format.name().to_owned()),
+            base,
         };
         write_json(&dir.join(CHECKPOINT_MANIFEST), &serde_json::to_value(manifest).expect("a manifest is JSON"))
-    })?;
-    Checkpoint::open(dir)
+    }
 }
 
 /// The tokenizer's generation options, where every token that ends an answer for this codec ends generation.

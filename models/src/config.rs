@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Architecture, ModelShape, ParameterSpec, read_architecture};
 use crate::config_json::ConfigJson;
+use crate::lora::block_of;
+use crate::model_folders::ModelFolders;
 
 /// The configuration of a language model.
 #[derive(Debug, Clone)]
@@ -66,12 +68,12 @@ impl Default for LlamaOptions {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` of a model folder.
+    /// Reads `config.json` of a model folder; for an adapter's folder, that of the model it changes.
     ///
     /// # Errors
     /// When it is missing, is not JSON, describes an unknown architecture, or asks for a feature that is not implemented.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let path = ModelFolders::of(dir)?.whole().join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Error::io("read", &path, error).with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json")
         })?;
@@ -212,6 +214,16 @@ impl ModelConfig {
             serde_json::to_writer_pretty(&mut *out, &json).map_err(|error| Error::io("write", &path, error.into()))?;
             out.write_all(b"\n").map_err(|error| Error::io("write", &path, error))
         })
+    }
+
+    /// Whether a parameter is an output head of the model's own.
+    pub(crate) fn is_head(&self, name: &str) -> bool {
+        name == self.architecture.head()
+    }
+
+    /// Whether a parameter is an embedding of tokens or positions: outside the blocks, the only matrices are these and the head.
+    pub(crate) fn is_embedding(&self, name: &str, tensor: &tch::Tensor) -> bool {
+        block_of(name).is_none() && tensor.dim() == 2 && !self.is_head(name)
     }
 
     pub(crate) fn architecture(&self) -> &dyn Architecture {

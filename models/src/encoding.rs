@@ -13,6 +13,7 @@ use farmhand_core::{Checkpoint, Error, Result};
 
 use crate::chat_template::ChatTemplate;
 use crate::config::ModelConfig;
+use crate::model_folders::ModelFolders;
 use crate::prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};
 use crate::tokenizer::Tokenizer;
 
@@ -85,18 +86,22 @@ impl TextCodec {
     /// # Errors
     /// When the tokenizer cannot be loaded, has ids the model does not know, or the format does not fit it.
     pub fn load(checkpoint: &Checkpoint, format: Option<PromptFormat>) -> Result<Self> {
-        let n_rows = ModelConfig::load(checkpoint.path())?.vocab_size();
-        let tokenizer = Tokenizer::load(checkpoint.path())?
-            .for_model(n_rows)
-            .map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))?;
-        let recorded = checkpoint.manifest()?.and_then(|manifest| manifest.prompt_format);
+        Self::load_from(&ModelFolders::of(checkpoint.path())?, format)
+            .map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))
+    }
+
+    /// As [`TextCodec::load`] from folders that were looked up.
+    pub(crate) fn load_from(folders: &ModelFolders, format: Option<PromptFormat>) -> Result<Self> {
+        let n_rows = ModelConfig::load(folders.whole())?.vocab_size();
+        let tokenizer = Tokenizer::load_from(folders)?.for_model(n_rows)?;
+        let recorded = folders.manifest()?.and_then(|manifest| manifest.prompt_format);
         let format = match (format, recorded) {
             (Some(format), _) => format,
             (None, Some(name)) => PromptFormat::from_name(&name)?,
             (None, None) if tokenizer.chat_template_source().is_some() => PromptFormat::Chat,
             (None, None) => PromptFormat::Alpaca,
         };
-        Self::new(tokenizer, format).map_err(|error| error.context(format!("model `{}`", checkpoint.path().display())))
+        Self::new(tokenizer, format)
     }
 
     /// A codec over a tokenizer.

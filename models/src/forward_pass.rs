@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
+use crate::dropout::Dropout;
 use crate::layers::Linear;
 use crate::layout::Layout;
 
@@ -40,14 +41,16 @@ pub(crate) trait Pass {
 }
 
 /// The pass over whole texts, differentiable.
+#[derive(Clone)]
 pub(crate) struct WholePass {
     layout: Arc<Layout>,
+    dropout: Option<Arc<Dropout>>,
     device: Device,
 }
 
 impl WholePass {
-    pub(crate) fn new(layout: &Arc<Layout>, device: Device) -> Self {
-        Self { layout: Arc::clone(layout), device }
+    pub(crate) fn new(layout: &Arc<Layout>, dropout: Option<&Arc<Dropout>>, device: Device) -> Self {
+        Self { layout: Arc::clone(layout), dropout: dropout.map(Arc::clone), device }
     }
 }
 
@@ -58,6 +61,10 @@ impl Pass for WholePass {
 
     fn attend(&mut self, _: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
         self.layout.attend(attention, queries, keys, values)
+    }
+
+    fn linear(&self, linear: &Linear, x: &Tensor) -> Tensor {
+        linear.forward_with_dropout(x, self.dropout.as_deref())
     }
 }
 

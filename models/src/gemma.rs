@@ -189,7 +189,7 @@ impl Architecture for Gemma {
         self.scalar_class
     }
 
-    fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
+    fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
         let norm = |name: &str| Norm { weight: parameters.get(&format!("{name}.weight")), eps: self.norm_eps };
         let blocks = self.windows.iter().enumerate().map(|(layer, window)| {
             let name = |part: &str| format!("model.layers.{layer}.{part}");

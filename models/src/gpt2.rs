@@ -110,18 +110,19 @@ impl Architecture for Gpt2 {
         "GPT2ForSequenceClassification"
     }
 
-    fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
-        let both = |name: &str| (parameters.get(&format!("{name}.weight")), parameters.get(&format!("{name}.bias")));
-        let norm = |name: &str| {
-            let (weight, bias) = both(name);
-            LayerNorm { weight, bias, eps: self.norm_eps }
+    fn stores_input_first(&self) -> bool {
+        true
+    }
+
+    fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
+        let norm = |name: &str| LayerNorm {
+            weight: parameters.get(&format!("{name}.weight")),
+            bias: parameters.get(&format!("{name}.bias")),
+            eps: self.norm_eps,
         };
         let blocks = (0..self.shape.n_layers).map(|layer| {
             let name = |part: &str| format!("transformer.h.{layer}.{part}");
-            let projection = |part: &str| {
-                let (weight, bias) = both(&name(part));
-                Linear::input_first(weight, Some(bias))
-            };
+            let projection = |part: &str| parameters.linear(&name(part));
             Block {
                 attention_norm: norm(&name("ln_1")),
                 queries_keys_values: projection("attn.c_attn"),

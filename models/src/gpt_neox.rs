@@ -117,7 +117,7 @@ impl Architecture for GptNeox {
         "GPTNeoXForSequenceClassification"
     }
 
-    fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
+    fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
         let norm = |name: &str| LayerNorm {
             weight: parameters.get(&format!("{name}.weight")),
             bias: parameters.get(&format!("{name}.bias")),

@@ -5,10 +5,12 @@ use std::path::Path;
 use farmhand_core::{Result, Seed};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapter_folder::read_head;
 use crate::architecture::{Init, ParameterSpec};
 use crate::batch::TokenBatch;
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, normal, write_model_weights};
+use crate::model_folders::ModelFolders;
 use crate::weights::WeightFiles;
 
 const WEIGHT: &str = "score.weight";
@@ -36,7 +38,7 @@ impl ScalarHead {
         Self::new(Tensor::zeros([1, hidden_size as i64], options), Tensor::zeros([1], options))
     }
 
-    fn new(weight: Tensor, bias: Tensor) -> Self {
+    pub(crate) fn new(weight: Tensor, bias: Tensor) -> Self {
         Self { parameters: [(BIAS.to_owned(), bias), (WEIGHT.to_owned(), weight)] }
     }
 
@@ -77,14 +79,33 @@ impl ScalarModel {
     }
 
     /// Reads a folder with a body and `score.weight`, as this crate writes it or transformers' sequence classifiers do.
-    /// Without `score.bias` the bias is 0.
+    /// Without `score.bias` the bias is 0. The folder may also be that of an adapter with a head, see [`LanguageModel::load`].
     ///
     /// # Errors
     /// As [`LanguageModel::load`], and when there is no scalar head.
     pub fn load(dir: &Path, device: Device) -> Result<Self> {
-        let config = ModelConfig::load(dir)?;
-        let mut files = WeightFiles::open(dir)?;
+        Self::load_from(&ModelFolders::of(dir)?, device)
+    }
+
+    /// As [`ScalarModel::load`] from folders that were looked up.
+    pub(crate) fn load_from(folders: &ModelFolders, device: Device) -> Result<Self> {
+        let config = ModelConfig::load(folders.whole())?;
+        let mut files = WeightFiles::open(folders.whole())?;
         let d = config.hidden_size();
+        let mut head = None;
+        for (adapter, _) in folders.adapters() {
+            head = read_head(adapter, d, device)?.or(head);
+        }
+        let head = match head {
+            Some(head) => head,
+            None => Self::read_head(&mut files, d, device)?,
+        };
+        let body = LanguageModel::load_with(config, &mut files, false, device)?;
+        body.merge_adapters(folders)?;
+        Ok(Self { body, head })
+    }
+
+    fn read_head(files: &mut WeightFiles, d: usize, device: Device) -> Result<ScalarHead> {
         let weight = files.read(WEIGHT, &ParameterSpec::new(WEIGHT, &[1, d], Init::Zeros), device).map_err(|error| {
             if files.contains(WEIGHT) {
                 error
@@ -97,8 +118,7 @@ impl ScalarModel {
         } else {
             Tensor::zeros([1], (Kind::Float, device))
         };
-        let body = LanguageModel::load_with(config, &mut files, false, device)?;
-        Ok(Self { body, head: ScalarHead::new(weight, bias) })
+        Ok(ScalarHead::new(weight, bias))
     }
 
     /// Writes `config.json` and `model.safetensors`; transformers loads them as a sequence classifier with one label
@@ -108,7 +128,8 @@ impl ScalarModel {
     /// When the disk refuses.
     pub fn save(&self, dir: &Path) -> Result<()> {
         self.body.config().clone().with_scalar_head().save(dir)?;
-        write_model_weights(dir, self.body.parameters().iter().chain(self.head.parameters()))
+        let parameters = self.body.parameters().iter().chain(self.head.parameters());
+        write_model_weights(dir, parameters, |name, tensor| self.body.merged_tensor(name, tensor))
     }
 
     /// A frozen model of its own with the same values.
@@ -133,11 +154,22 @@ impl ScalarModel {
         all
     }
 
-    /// Whether gradients are kept for its parameters; a new model is frozen.
+    /// Whether gradients are kept for the parameters of its body, or of its body's adapter if it has one, and for those of its
+    /// head; a new model is frozen.
     pub fn set_trainable(&self, trainable: bool) {
-        for (_, tensor) in self.parameters() {
+        self.body.set_trainable(trainable);
+        for (_, tensor) in self.head.parameters() {
             let _ = tensor.set_requires_grad(trainable);
         }
+    }
+
+    /// The tensors that keep gradients, sorted by name.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
+        let head = self.head.parameters().iter().filter(|(_, tensor)| tensor.requires_grad());
+        let mut trained = self.body.trained();
+        trained.extend(head.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        trained.sort_by(|a, b| a.0.cmp(&b.0));
+        trained
     }
 
     /// One score a row, `[b]`, read at its last real token by recorded length; differentiable.

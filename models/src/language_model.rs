@@ -5,17 +5,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use farmhand_core::{Error, Result, Seed};
-use tch::{Device, Tensor};
+use farmhand_core::{AdapterBase, Error, Result, Seed};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::adapter_folder::write_adapter;
 use crate::architecture::{HEAD, Init, ParameterSpec, Parameters};
 use crate::batch::TokenBatch;
 use crate::config::ModelConfig;
 use crate::flops::{ModelFlops, backward_factor};
 use crate::forward_pass::{Pass, WholePass, indices};
+use crate::freeze::FreezeConfig;
 use crate::layout::{Layout, Segment};
+use crate::lora::{Adapter, block_of};
+use crate::model_folders::ModelFolders;
 use crate::recompute::SharedBody;
-use crate::safetensors_file::write_safetensors;
+use crate::safetensors_file::write_safetensors_mapped;
 use crate::weights::WeightFiles;
 use crate::work::{count_pass, tensor_work};
 
@@ -28,6 +33,8 @@ pub struct LanguageModel {
     checkpoint_every: Cell<usize>,
     /// The output head `[v, d]`: the embedding when tied; absent in the body of a scalar model that is not tied.
     head: Option<Tensor>,
+    /// Low-rank changes, which the body applies.
+    adapter: Option<Adapter>,
     device: Device,
     flops: ModelFlops,
 }
@@ -39,12 +46,51 @@ impl std::fmt::Debug for LanguageModel {
 }
 
 impl LanguageModel {
-    /// Reads a Hugging Face folder: `config.json` and safetensors, one file or sharded, any float type.
+    /// Reads a Hugging Face folder: `config.json` and safetensors, one file or sharded, any float type. The folder may also be
+    /// that of a low-rank adapter: then the model it changes is read, and the adapter merged into it.
     ///
     /// # Errors
-    /// When a file is missing or damaged, the architecture is unknown, or the tensors are not those of the configuration.
+    /// When a file is missing or damaged, the architecture is unknown, the tensors are not those of the configuration, or an
+    /// adapter's base is not there or another one.
     pub fn load(dir: &Path, device: Device) -> Result<Self> {
-        Self::load_with(ModelConfig::load(dir)?, &mut WeightFiles::open(dir)?, true, device)
+        Self::load_from(&ModelFolders::of(dir)?, device)
+    }
+
+    /// As [`LanguageModel::load`] from folders that were looked up.
+    pub(crate) fn load_from(folders: &ModelFolders, device: Device) -> Result<Self> {
+        let whole = folders.whole();
+        let model = Self::load_with(ModelConfig::load(whole)?, &mut WeightFiles::open(whole)?, true, device)?;
+        model.merge_adapters(folders)?;
+        Ok(model)
+    }
+
+    /// Merges the adapters among the model's folders into the weights in place.
+    pub(crate) fn merge_adapters(&self, folders: &ModelFolders) -> Result<()> {
+        for (dir, base) in folders.adapters() {
+            let adapter = Adapter::load(dir, self, base)?;
+            for (name, tensor) in &self.parameters {
+                let merged = adapter.merged(name, tensor, self.config.architecture().stores_input_first());
+                no_grad(|| tensor.shallow_clone().copy_(&merged));
+            }
+        }
+        Ok(())
+    }
+
+    /// A hash over the body's weights without an adapter: names, shapes, and up to 512 values of each, rounded to `bf16`, so
+    /// that the type and the files they are stored in do not matter. Two trained models differ in far more values than that.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, tensor) in self.parameters.iter().filter(|(name, _)| !self.config.is_head(name)) {
+            let stride = tensor.numel().div_ceil(512).max(1) as i64;
+            let values = no_grad(|| {
+                let sampled = tensor.reshape([-1]).slice(0, None, None, stride);
+                sampled.to_device(Device::Cpu).to_kind(Kind::BFloat16).to_kind(Kind::Float)
+            });
+            let values = Vec::<f32>::try_from(values).expect("a vector of floats");
+            hash.update(format!("{name} {:?}\n", tensor.size()));
+            values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// As [`LanguageModel::load`] from open files, with the output head or without.
@@ -87,7 +133,7 @@ impl LanguageModel {
                 )));
             }
         }
-        Ok(Self::assemble(config, parameters, device))
+        Ok(Self::assemble(config, parameters, None, device))
     }
 
     /// A new model. Every parameter draws from its own stream, so the start depends on `seed` and the sizes alone.
@@ -104,12 +150,12 @@ impl LanguageModel {
             (spec.name.clone(), tensor.to_device(device))
         };
         let parameters = config.parameters(true).iter().map(start).collect();
-        Ok(Self::assemble(config, parameters, device))
+        Ok(Self::assemble(config, parameters, None, device))
     }
 
     /// The model over parameters that have the names and shapes of `config`, sorted by name.
-    fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>, device: Device) -> Self {
-        let by_name = Parameters::new(&parameters);
+    fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>, adapter: Option<Adapter>, device: Device) -> Self {
+        let by_name = Parameters::new(config.architecture(), &parameters, adapter.as_ref());
         let head = if config.is_tied() {
             by_name.find(config.architecture().embedding())
         } else {
@@ -117,7 +163,7 @@ impl LanguageModel {
         };
         let body = SharedBody::new(config.architecture().body(&by_name));
         let flops = ModelFlops::of(&config);
-        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, device, flops }
+        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, adapter, device, flops }
     }
 
     /// Its configuration.
@@ -130,13 +176,17 @@ impl LanguageModel {
         self.device
     }
 
-    /// Its parameters under their Hugging Face names, sorted by name.
+    /// Its parameters under their Hugging Face names, sorted by name; those of an adapter are the adapter's.
     pub fn parameters(&self) -> &[(String, Tensor)] {
         &self.parameters
     }
 
-    /// Whether gradients are kept for its parameters; a new model is frozen.
+    /// Whether gradients are kept for its parameters, or for those of its adapter if it has one; a new model is frozen.
     pub fn set_trainable(&self, trainable: bool) {
+        if let Some(adapter) = &self.adapter {
+            adapter.set_trainable(trainable);
+            return;
+        }
         for (_, tensor) in &self.parameters {
             let _ = tensor.set_requires_grad(trainable);
         }
@@ -146,6 +196,74 @@ impl LanguageModel {
     /// again; 0, as in a new model, keeps everything. Values and gradients stay the same bit for bit.
     pub fn set_checkpointing(&self, every: usize) {
         self.checkpoint_every.set(every);
+    }
+
+    /// Keeps no gradients for some of its parameters.
+    ///
+    /// # Errors
+    /// When something named is not there, or nothing is left to train.
+    pub fn freeze(&self, freeze: &FreezeConfig) -> Result<()> {
+        freeze.apply(&self.config, &self.parameters)
+    }
+
+    /// The tensors that keep gradients, its own and its adapter's, sorted by name.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
+        let own = self.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let all = own.chain(self.adapter.iter().flat_map(Adapter::parameters));
+        let mut trained: Vec<_> = all.filter(|(_, tensor)| tensor.requires_grad()).collect();
+        trained.sort_by(|a, b| a.0.cmp(&b.0));
+        trained
+    }
+
+    /// The first block that trains something or follows on something that does; the number of blocks when none does.
+    pub(crate) fn first_trained_block(&self) -> usize {
+        // The final norm and a head of the model's own come after all blocks.
+        let block = |(name, tensor): &(String, Tensor)| match block_of(name) {
+            Some(block) => block,
+            None if self.config.is_embedding(name, tensor) => 0,
+            None => self.config.n_layers(),
+        };
+        self.trained().iter().map(block).min().unwrap_or(self.config.n_layers())
+    }
+
+    /// The adapter that is switched on, if there is one.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
+    /// The model with an adapter switched on, over the same tensors: nothing is copied.
+    ///
+    /// # Errors
+    /// When the adapter was made for a model with other layers.
+    pub fn with_adapter(&self, adapter: Adapter) -> Result<Self> {
+        adapter.check(&self.config)?;
+        Ok(Self::assemble(self.config.clone(), self.handles(), Some(adapter), self.device))
+    }
+
+    /// The model with its adapter switched off, over the same tensors: what the adapter was added to.
+    #[must_use]
+    pub fn without_adapter(&self) -> Self {
+        Self::assemble(self.config.clone(), self.handles(), None, self.device)
+    }
+
+    /// The model with its adapter merged into weights of its own; what the adapter does not change is shared.
+    #[must_use]
+    pub fn merged(&self) -> Self {
+        let parameters = self.parameters.iter().map(|(name, tensor)| (name.clone(), self.merged_tensor(name, tensor)));
+        Self::assemble(self.config.clone(), parameters.collect(), None, self.device)
+    }
+
+    /// A parameter with the adapter's change to it.
+    pub(crate) fn merged_tensor(&self, name: &str, tensor: &Tensor) -> Tensor {
+        match &self.adapter {
+            Some(adapter) => adapter.merged(name, tensor, self.config.architecture().stores_input_first()),
+            None => tensor.shallow_clone(),
+        }
+    }
+
+    /// Other handles on its parameters.
+    fn handles(&self) -> Vec<(String, Tensor)> {
+        self.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
     /// Checks that a sequence of `n_tokens` fits the model.
@@ -179,9 +297,10 @@ impl LanguageModel {
     /// Attention is causal and stays within a text. Lengths and ids are the caller's to check
     /// ([`LanguageModel::check_length`], [`LanguageModel::check_ids`]).
     pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
+        let mut pass = WholePass::new(&batch.layout, batch.dropout.as_ref(), self.device);
         let hidden = tensor_work(|| match self.checkpoint_every.get() {
-            0 => self.run(&batch.ids, &mut WholePass::new(&batch.layout, self.device)),
-            every => self.body.run_checkpointed(&batch.ids, &batch.layout, every, self.device),
+            0 => self.run(&batch.ids, &mut pass),
+            every => self.body.run_checkpointed(&batch.ids, &pass, self.first_trained_block(), every),
         });
         let flops = if self.has_head() { self.flops } else { self.flops.without_head() };
         let cost = flops.pass(&batch.lengths, batch.layout.positions());
@@ -198,7 +317,7 @@ impl LanguageModel {
     pub fn hidden_of(&self, ids: &[u32]) -> Tensor {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let layout = Layout::packed(vec![Segment { length: ids.len() as i64, prefix: None }]);
-        self.run(&indices(&ids, self.device), &mut WholePass::new(&Arc::new(layout), self.device))
+        self.run(&indices(&ids, self.device), &mut WholePass::new(&Arc::new(layout), None, self.device))
     }
 
     /// Runs the body over ids `[n]` → `[n, d]`.
@@ -248,15 +367,16 @@ impl LanguageModel {
     pub(crate) fn without_head(self) -> Self {
         let head = self.config.architecture().head();
         let parameters = self.parameters.into_iter().filter(|(name, _)| name != head).collect();
-        Self::assemble(self.config, parameters, self.device)
+        Self::assemble(self.config, parameters, self.adapter, self.device)
     }
 
-    /// Writes `model.safetensors` as `f32`, with the names transformers expects; a tied head is not written twice.
+    /// Writes `model.safetensors` as `f32`, with the names transformers expects; a tied head is not written twice, and an
+    /// adapter is merged.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn save_weights(&self, dir: &Path) -> Result<()> {
-        write_model_weights(dir, self.parameters.iter())
+        write_model_weights(dir, self.parameters.iter(), |name, tensor| self.merged_tensor(name, tensor))
     }
 
     /// Writes `config.json` and `model.safetensors`.
@@ -268,20 +388,39 @@ impl LanguageModel {
         self.save_weights(dir)
     }
 
+    /// Writes its adapter in PEFT's format into an existing folder, and gives back what a manifest has to say about the base.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    ///
+    /// # Panics
+    /// When it has no adapter.
+    pub fn save_adapter(&self, dir: &Path) -> Result<AdapterBase> {
+        write_adapter(dir, dir, self, None)
+    }
+
     /// A frozen model of its own with the same values, such as a reference policy.
     ///
     /// # Errors
     /// None today; a device may run out of memory.
     pub fn copy(&self) -> Result<Self> {
-        let copied = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.detach().copy());
-        Ok(Self::assemble(self.config.clone(), self.parameters.iter().map(copied).collect(), self.device))
+        let copied = |tensor: &Tensor| tensor.detach().copy();
+        let parameters = self.parameters.iter().map(|(name, tensor)| (name.clone(), copied(tensor)));
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.map(copied));
+        Ok(Self::assemble(self.config.clone(), parameters.collect(), adapter, self.device))
     }
 }
 
-/// Writes `model.safetensors` with the metadata transformers asks for.
-pub(crate) fn write_model_weights<'a>(dir: &Path, parameters: impl Iterator<Item = &'a (String, Tensor)>) -> Result<()> {
+/// Writes `model.safetensors` with the metadata transformers asks for. `merged` gives each tensor as it is to be written, when
+/// its turn comes.
+pub(crate) fn write_model_weights<'a>(
+    dir: &Path,
+    parameters: impl Iterator<Item = &'a (String, Tensor)>,
+    merged: impl Fn(&str, &Tensor) -> Tensor,
+) -> Result<()> {
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_safetensors(&dir.join("model.safetensors"), parameters.map(|(name, tensor)| (name.as_str(), tensor)), &metadata)
+    let tensors = parameters.map(|(name, tensor)| (name.as_str(), tensor));
+    write_safetensors_mapped(&dir.join("model.safetensors"), tensors, &metadata, merged)
 }
 
 /// Normal numbers of a seed.

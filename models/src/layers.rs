@@ -4,26 +4,29 @@ use farmhand_core::Result;
 use tch::Tensor;
 
 use crate::config_json::ConfigJson;
+use crate::dropout::Dropout;
+use crate::low_rank::LowRank;
 use crate::native;
 
-/// An affine map of the last dimension.
+/// An affine map of the last dimension, with a low-rank change where the model has an adapter.
 pub(crate) struct Linear {
     /// `[to, from]`, or `[from, to]` when stored input-first.
     weight: Tensor,
     /// `[to]`.
     bias: Option<Tensor>,
     is_input_first: bool,
+    low_rank: Option<LowRank>,
 }
 
 impl Linear {
     /// A map whose weight is `[to, from]`, as nearly all checkpoints store it.
     pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, is_input_first: false }
+        Self { weight, bias, is_input_first: false, low_rank: None }
     }
 
     /// A map whose weight is `[from, to]`, as GPT-2's checkpoints store it.
     pub(crate) fn input_first(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, is_input_first: true }
+        Self { weight, bias, is_input_first: true, low_rank: None }
     }
 
     /// The weight as `[to, from]`; of one stored input-first a transposed view.
@@ -31,9 +34,27 @@ impl Linear {
         if self.is_input_first { self.weight.tr() } else { self.weight.shallow_clone() }
     }
 
+    /// The same map with a low-rank change.
+    pub(crate) fn with_low_rank(self, low_rank: Option<LowRank>) -> Self {
+        Self { low_rank, ..self }
+    }
+
     /// `[n, from]` → `[n, to]`, differentiable.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        native::linear(x, &self.weight(), self.bias.as_ref())
+        self.forward_with_dropout(x, None)
+    }
+
+    /// The same with dropout on what the low-rank change reads.
+    pub(crate) fn forward_with_dropout(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        self.adapted(x, native::linear(x, &self.weight(), self.bias.as_ref()), dropout)
+    }
+
+    /// The outputs `[n, to]` of the map itself for inputs `[n, from]`, with the low-rank change added, if there is one.
+    pub(crate) fn adapted(&self, x: &Tensor, y: Tensor, dropout: Option<&Dropout>) -> Tensor {
+        match &self.low_rank {
+            Some(low_rank) => low_rank.add_to(&y, x, dropout),
+            None => y,
+        }
     }
 }
 

@@ -62,6 +62,17 @@ impl Layout {
         &self.positions
     }
 
+    /// The first position and the tokens of each segment or padded row.
+    pub(crate) fn places(&self) -> Vec<(i64, i64)> {
+        match &self.shape {
+            Shape::Padded { rows, width } => vec![(0, *width); *rows as usize],
+            Shape::Packed { segments } => {
+                let place = |segment: &Segment| (segment.prefix.map_or(0, |prefix| segments[prefix].length), segment.length);
+                segments.iter().map(place).collect()
+            }
+        }
+    }
+
     /// Queries `[n, heads, dim]`, keys and values `[n, kv_heads, dim]` → `[n, heads · dim]`.
     pub(crate) fn attend(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
         let has_kernel = native::has_attention(queries.device(), queries.kind()) && attention.softcap.is_none();

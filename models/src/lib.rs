@@ -8,6 +8,7 @@
 //! `n` response tokens of the whole batch.
 
 mod adamw;
+mod adapter_folder;
 mod architecture;
 mod batch;
 mod bpe_training;
@@ -18,9 +19,11 @@ mod config;
 mod config_json;
 mod data_order;
 mod device;
+mod dropout;
 mod encoding;
 mod flops;
 mod forward_pass;
+mod freeze;
 mod gemma;
 mod generate;
 mod gpt2;
@@ -34,9 +37,13 @@ mod layers;
 mod layout;
 mod llama;
 mod log_probs;
+mod lora;
+mod low_rank;
 mod memory_estimate;
 mod memory_use;
+mod merge_adapter;
 mod micro_batch;
+mod model_folders;
 pub mod native;
 mod optim_config;
 mod prompt;
@@ -66,6 +73,7 @@ pub use data_order::{StepPlan, epoch_order};
 pub use device::tch_device;
 pub use encoding::{EncodedText, Ending, TextCodec};
 pub use flops::{ModelFlops, PassFlops};
+pub use freeze::FreezeConfig;
 pub use generate::{GenerateOptions, Generated, GenerationRequest, generate, text_before_stop};
 pub use gradient::{clip_factor, clip_gradients, gradient_norm, zero_gradients};
 pub use heads::{ScalarHead, ScalarModel};
@@ -74,8 +82,10 @@ pub use log_probs::{
     SelectedLogProbs, selected_log_probs, selected_log_probs_at, selected_log_probs_no_grad, selected_log_probs_no_grad_at,
     sequence_sums,
 };
+pub use lora::{Adapter, AdapterOutput, LoraConfig};
 pub use memory_estimate::{MemoryEstimate, Workload, estimate_memory};
 pub use memory_use::{MachineMemory, machine_memory, memory_in_use, peak_memory, reset_peak_memory};
+pub use merge_adapter::merge_adapter;
 pub use micro_batch::{computed_tokens, default_pass_tokens, micro_batches};
 pub use optim_config::OptimConfig;
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};

@@ -199,7 +199,7 @@ impl Architecture for Llama {
         self.scalar_class
     }
 
-    fn body(&self, parameters: &Parameters) -> Box<dyn Body> {
+    fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
         let ModelShape { n_kv_heads, head_dim, .. } = self.shape;
         let norm = |name: &str| RmsNorm { weight: parameters.get(&format!("{name}.weight")), eps: self.norm_eps };
         let blocks = self.windows.iter().enumerate().map(|(layer, window)| {

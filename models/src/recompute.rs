@@ -6,11 +6,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::architecture::Body;
 use crate::forward_pass::{Pass, WholePass};
-use crate::layout::Layout;
 use crate::native;
 
 /// A body that the backward pass can still reach when the forward pass is over.
@@ -27,17 +26,19 @@ impl SharedBody {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs the body over the ids `[n]` of a layout → `[n, d]`, keeping for the backward pass the input of every `every`-th
-    /// block, `every` ≥ 1.
-    pub(crate) fn run_checkpointed(&self, ids: &Tensor, layout: &Arc<Layout>, every: usize, device: Device) -> Tensor {
-        let (mut x, tables) = self.lock().start(ids, &WholePass::new(layout, device).positions());
+    /// Runs the body over the ids `[n]` of a pass → `[n, d]`, keeping for the backward pass the input of every `every`-th
+    /// block, `every` ≥ 1. Nothing trains before block `start`, so the backward pass does not go there.
+    pub(crate) fn run_checkpointed(&self, ids: &Tensor, pass: &WholePass, start: usize, every: usize) -> Tensor {
+        let (mut x, tables) = self.lock().start(ids, &pass.positions());
         let n_blocks = self.lock().n_blocks();
-        for first in (0..n_blocks).step_by(every) {
-            let (body, layout) = (Self(Arc::clone(&self.0)), Arc::clone(layout));
+        for layer in 0..start.min(n_blocks) {
+            x = self.lock().block(layer, &x, &tables, &mut pass.clone());
+        }
+        for first in (start..n_blocks).step_by(every) {
+            let (body, pass) = (Self(Arc::clone(&self.0)), pass.clone());
             let tables: Vec<_> = tables.iter().map(|tables| tables.shallow_clone()).collect();
             let blocks = move |x: &Tensor| {
-                let body = body.lock();
-                let mut pass = WholePass::new(&layout, device);
+                let (body, mut pass) = (body.lock(), pass.clone());
                 let run = |x, layer| body.block(layer, &x, &tables, &mut pass);
                 (first..n_blocks.min(first + every)).fold(x.shallow_clone(), run)
             };
@@ -49,9 +50,12 @@ impl SharedBody {
 
 #[cfg(test)]
 mod tests {
-    use farmhand_core::Seed;
-    use tch::Kind;
+    use std::path::Path;
 
+    use farmhand_core::Seed;
+    use tch::{Kind, Tensor};
+
+    use crate::{Adapter, FreezeConfig, LoraConfig};
     use crate::{BatchLayout, EncodedText, LanguageModel, LlamaOptions, ModelConfig, TokenBatch, selected_log_probs};
 
     #[test]
@@ -74,6 +78,40 @@ mod tests {
         let plain = run(0);
         for every in [1, 2, 5, 7] {
             assert!(run(every) == plain, "every {every} blocks");
+        }
+    }
+
+    #[test]
+    fn it_changes_nothing_with_frozen_blocks_or_with_an_adapter_that_drops_inputs() {
+        let config = ModelConfig::tiny_llama(LlamaOptions { n_layers: 4, ..LlamaOptions::default() });
+        let base = LanguageModel::random(config, Seed::root(1), tch::Device::Cpu).expect("made");
+        let lora = LoraConfig { rank: 2, dropout: 0.4, ..LoraConfig::default() };
+        let adapter = Adapter::new(base.config(), &lora, Path::new("base"), Seed::root(2), tch::Device::Cpu).expect("made");
+        let text = EncodedText { ids: (5..30).collect(), response_start: 3 };
+        let frozen = FreezeConfig { embeddings: true, first_blocks: 2, ..FreezeConfig::default() };
+        let adapted = base.with_adapter(adapter).expect("it fits");
+        for (model, freeze) in [(&adapted, FreezeConfig::default()), (&base, frozen)] {
+            model.set_trainable(true);
+            model.freeze(&freeze).expect("applied");
+            assert_eq!(model.first_trained_block(), freeze.first_blocks);
+            let run = |every| {
+                model.set_checkpointing(every);
+                let batch = TokenBatch::new(&[&text], BatchLayout::Packed, tch::Device::Cpu).expect("made");
+                let selected = selected_log_probs(model, &batch.with_dropout(&[Seed::root(3)]));
+                let loss = selected.values.square().sum(Kind::Float);
+                selected.backward(&loss);
+                let take = |(_, tensor): &(String, Tensor)| {
+                    let gradient = tensor.grad().copy();
+                    tensor.shallow_clone().zero_grad();
+                    gradient
+                };
+                model.trained().iter().map(take).collect::<Vec<_>>()
+            };
+            let plain = run(0);
+            assert!(plain.iter().any(|gradient| gradient.abs().max().double_value(&[]) > 0.0));
+            for every in [1, 2, 3] {
+                assert!(run(every) == plain, "every {every} blocks");
+            }
         }
     }
 }

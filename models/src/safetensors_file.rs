@@ -125,6 +125,17 @@ pub fn write_safetensors<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    write_safetensors_mapped(path, tensors, metadata, |_, tensor| tensor.shallow_clone())
+}
+
+/// As [`write_safetensors`], each tensor as `map` gives it from its name and itself when its turn comes, of the same type and
+/// shape: no more than one of them exists at a time.
+pub(crate) fn write_safetensors_mapped<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    metadata: &BTreeMap<String, String>,
+    map: impl Fn(&str, &Tensor) -> Tensor,
+) -> Result<()> {
     let mut sorted = BTreeMap::new();
     for (name, tensor) in tensors {
         if sorted.insert(name, tensor).is_some() {
@@ -154,8 +165,8 @@ pub fn write_safetensors<'a>(
         let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|error| Error::io("write", path, error));
         write(&(header.len() as u64).to_le_bytes())?;
         write(&header)?;
-        for (_, tensor) in &order {
-            write(&tensor_bytes(tensor))?;
+        for (name, tensor) in &order {
+            write(&tensor_bytes(&map(name, tensor)))?;
         }
         Ok(())
     })

@@ -6,6 +6,8 @@ use std::path::Path;
 use farmhand_core::{Error, Result};
 use serde_json::Value;
 
+use crate::model_folders::ModelFolders;
+
 /// The files of a tokenizer that are read, kept byte for byte and written back.
 const FILES: [&str; 9] = [
     TOKENIZER_FILE,
@@ -52,11 +54,17 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model folder.
+    /// Reads the tokenizer of a model folder; for an adapter's folder without one, that of the model it changes.
     ///
     /// # Errors
     /// When there is no `tokenizer.json`, a file cannot be read or is malformed, or no end-of-sequence token is known.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_from(&ModelFolders::of(dir)?)
+    }
+
+    /// As [`Tokenizer::load`] from folders that were looked up.
+    pub(crate) fn load_from(folders: &ModelFolders) -> Result<Self> {
+        let dir = folders.first(|dir| dir.join(TOKENIZER_FILE).is_file()).unwrap_or(folders.whole());
         let mut files = BTreeMap::new();
         for name in FILES {
             let path = dir.join(name);
@@ -71,7 +79,7 @@ impl Tokenizer {
                 "an older model folder can be converted with transformers: `AutoTokenizer.from_pretrained(dir).save_pretrained(dir)`",
             ));
         }
-        let model_config = read_optional_json(&dir.join("config.json"))?;
+        let model_config = read_optional_json(&folders.whole().join("config.json"))?;
         Self::from_files(files, model_config.as_ref()).map_err(|error| error.context(format!("tokenizer of `{}`", dir.display())))
     }
 

@@ -1,5 +1,6 @@
 //! The engine from outside: parity with transformers, tokenizers of families, model folders that are wrong, generation in batches.
 
+mod adapters;
 mod families;
 mod generation;
 mod loading;
