@@ -188,6 +188,8 @@ fn breaking_off_and_the_users_wish_to_stop_drop_what_is_under_way() {
         ControlFlow::Continue(())
     }));
     assert_eq!(results.iter().filter(|result| result.is_some()).count(), 1);
+    let failure = wait(client.unless_cancelled(client.complete(request("1")), &cancel)).expect_err("stopped");
+    assert!(failure.kind == FailureKind::Cancelled && Error::from(failure).is_cancelled());
     let none = wait(client.in_parallel(requests(), &cancel, |_, _| ControlFlow::Continue(())));
     assert!(none.iter().all(Option::is_none));
     assert!(started.elapsed() < Duration::from_secs(2), "waited for requests that nobody wants");

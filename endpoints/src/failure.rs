@@ -35,6 +35,8 @@ pub enum FailureKind {
     ServerError,
     /// The server's answer cannot be read: no JSON, parts missing.
     Garbage,
+    /// The user asked to stop.
+    Cancelled,
 }
 
 impl FailureKind {
@@ -52,6 +54,7 @@ impl FailureKind {
             Self::Refused => "refused",
             Self::ServerError => "server_error",
             Self::Garbage => "garbage",
+            Self::Cancelled => "cancelled",
         }
     }
 
@@ -75,6 +78,7 @@ impl FailureKind {
             Self::Refused => "the server's own words say what it does not take",
             Self::ServerError => "the server's log says more",
             Self::Garbage => "is `base_url` the address of an OpenAI-compatible server?",
+            Self::Cancelled => "run the same command again to go on",
         }
     }
 }
@@ -186,6 +190,9 @@ impl std::error::Error for Failure {}
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
+        if failure.kind == FailureKind::Cancelled {
+            return Error::cancelled();
+        }
         let error = Error::new(ErrorKind::RemoteService, failure.to_string()).with_hint(failure.kind.hint());
         if failure.may_pass() { error.retryable() } else { error }
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How often the user's wish to stop is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -21,6 +21,20 @@ enum News<R> {
 }
 
 impl Client {
+    /// Runs one request, or drops it when the user asks to stop.
+    ///
+    /// # Errors
+    /// As the request, and a failure of kind `Cancelled`.
+    pub async fn unless_cancelled<R, F>(&self, request: F, cancel: &CancelFlag) -> Result<R, Failure>
+    where
+        R: Send + 'static,
+        F: Future<Output = Result<R, Failure>> + Send + 'static,
+    {
+        let mut results = self.in_parallel(vec![request], cancel, |_, _| ControlFlow::Continue(())).await;
+        let cancelled = || Err(Failure::new(FailureKind::Cancelled, &self.url().root(""), "stopped on request"));
+        results.pop().flatten().unwrap_or_else(cancelled)
+    }
+
     /// Runs all requests, as many at a time as the client's options allow, and gives their results back in the order of the
     /// requests, whichever came first. `on_done` sees each as it comes and may break off; then, and when the user asks to
     /// stop, requests under way are dropped, and what has no result yet is `None`.

@@ -196,12 +196,16 @@ impl TextCodec {
 
     /// The answer that response ids spell: special tokens left out, and what the template puts before an answer removed.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let text = self.tokenizer.decode_continuation(ids);
+        self.answer_in(&self.tokenizer.decode_continuation(ids)).to_owned()
+    }
+
+    /// The answer in a text that goes on from the prompt: what the template puts before an answer removed.
+    pub fn answer_in<'a>(&self, continuation: &'a str) -> &'a str {
         let strip = |chat: &Chat| {
             let before = [&chat.decoded_before_answer, &chat.before_answer];
-            before.into_iter().find_map(|before| text.strip_prefix(before.as_str())).map(str::to_owned)
+            before.into_iter().find_map(|before| continuation.strip_prefix(before.as_str()))
         };
-        self.chat.as_ref().and_then(strip).unwrap_or(text)
+        self.chat.as_ref().and_then(strip).unwrap_or(continuation)
     }
 
     fn pieces(&self, instruction: &Instruction) -> Result<Vec<Piece>> {

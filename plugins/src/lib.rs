@@ -30,6 +30,7 @@ mod tests {
             (ComponentKind::Learner, "sft"),
             (ComponentKind::Policy, "best_of_n"),
             (ComponentKind::Policy, "causal_lm"),
+            (ComponentKind::Policy, "openai_server"),
             (ComponentKind::RewardModel, "bradley_terry"),
             (ComponentKind::RewardModel, "ensemble"),
             (ComponentKind::RewardModel, "length"),

@@ -249,6 +249,9 @@ pub struct SampleArgs {
     /// Pair every two different answers instead of one pair an instruction.
     #[arg(long)]
     pub all_pairs: bool,
+    /// The policy's name; `farmhand list policy` shows them.
+    #[arg(long, default_value = "causal_lm")]
+    pub policy: String,
     /// Sampling.
     #[command(flatten)]
     pub sampling: SamplingArgs,

@@ -43,7 +43,7 @@ pub(super) fn sample(args: &SampleArgs, cli: &Cli, terminal: Terminal) -> Result
         )));
     }
     let pairs = if args.all_pairs { PairsPerInstruction::All } else { PairsPerInstruction::One };
-    let spec = policy_spec("causal_lm", &args.common)?;
+    let spec = policy_spec(&args.policy, &args.common)?;
     let model = open_model(&args.model, &args.common)?;
     let options = json!({ "policy": to_json(&spec), "sampling": to_json(&sampling), "pairs": to_json(&pairs) });
     let folder = StageFolder::open("sample", &args.out, &args.common, options, &[model.path(), &args.data], terminal)?;

@@ -6,13 +6,14 @@
 use std::path::PathBuf;
 
 use farmhand_core::types::{Completion, Instruction, SamplingParams};
-use farmhand_core::{BuildContext, Checkpoint, Error, Policy, PolicyConfig, Problem, Result, RunContext, register};
+use farmhand_core::{BuildContext, Error, Policy, PolicyConfig, Problem, Result, RunContext, register};
 use farmhand_models::{
     GenerateOptions, Generated, GenerationRequest, LanguageModel, PromptFormat, TextCodec, generate, tch_device, text_before_stop,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::policies::checkpoint_name::checkpoint_name;
 use crate::training::Ranges;
 
 register! {
@@ -49,7 +50,7 @@ impl PolicyConfig for CausalLmConfig {
         let checkpoint = ctx.policy_checkpoint(self.model.as_deref())?;
         let codec = TextCodec::load(&checkpoint, self.prompt)?;
         let model = LanguageModel::load(checkpoint.path(), tch_device(ctx.device)?)?;
-        Ok(Box::new(CausalLm { name: name_of(&checkpoint), model, codec, config: self.clone() }))
+        Ok(Box::new(CausalLm { name: checkpoint_name(&checkpoint), model, codec, config: self.clone() }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -57,17 +58,6 @@ impl PolicyConfig for CausalLmConfig {
             .at_least_one("max_batch", self.max_batch)
             .at_least_one("max_prompt_tokens", self.max_prompt_tokens.unwrap_or(1))
             .problems()
-    }
-}
-
-/// The name answers carry: the model's folder, or the stage's when that is just called `checkpoint`.
-fn name_of(checkpoint: &Checkpoint) -> String {
-    let path = checkpoint.path();
-    let name = |path: &std::path::Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    match name(path) {
-        Some(own) if own == "checkpoint" => path.parent().and_then(name).unwrap_or(own),
-        Some(own) => own,
-        None => path.display().to_string(),
     }
 }
 
@@ -161,7 +151,7 @@ mod tests {
     use std::path::Path;
 
     use farmhand_core::types::FinishReason;
-    use farmhand_core::{Device, ErrorKind, NoEvents, RecordedEvents, checked};
+    use farmhand_core::{Checkpoint, Device, ErrorKind, NoEvents, RecordedEvents, checked};
 
     use super::*;
     use crate::testing::{Stage, instructions, tiny_checkpoint, tiny_checkpoint_with};

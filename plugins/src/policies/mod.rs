@@ -2,6 +2,9 @@
 
 mod best_of_n;
 mod causal_lm;
+mod checkpoint_name;
+mod openai_server;
 
 pub use best_of_n::BestOfNConfig;
 pub use causal_lm::CausalLmConfig;
+pub use openai_server::{Api, Dialect, OpenAiServerConfig, Template};
