@@ -39,7 +39,8 @@ fn compile_shim(lib: &Path) {
     compile_kernels();
 }
 
-/// The kernels: plain C++ without libtorch, each file for the instruction set its name ends with.
+/// The kernels: plain C++ without libtorch, each file for the instruction set its name ends with. Products and sums are contracted
+/// only where a kernel asks for it: the bits must not depend on how a loop was unrolled.
 fn compile_kernels() {
     let on_x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
     let sets: [(&str, &[&str]); 3] = [
@@ -61,6 +62,7 @@ fn compile_kernels() {
         sources.sort();
         let mut build = cc::Build::new();
         build.cpp(true).pic(true).warnings(false).opt_level(3).debug(false).std("c++17").files(sources);
+        build.flag("-ffp-contract=off").flag("-fno-math-errno");
         for flag in flags {
             build.flag(flag);
         }

@@ -64,7 +64,7 @@ fn answer(command: Command, model: &mut Option<LanguageModel>) -> Result<Value> 
         }
         Command::Greedy { prompts, n } => {
             let sampling = SamplingParams { temperature: 0.0, max_new_tokens: n, ..SamplingParams::default() };
-            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: prompts.len() };
+            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: prompts.len(), ..GenerateOptions::default() };
             let requests: Vec<_> = prompts.into_iter().map(|prompt| GenerationRequest { prompt, seed: Seed::root(0) }).collect();
             let generated = generate(model, None, &requests, &options, &mut |_| Ok(()))?;
             let seconds = start.elapsed().as_secs_f64();

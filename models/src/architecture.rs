@@ -145,7 +145,7 @@ pub(crate) trait Body: Send {
     fn block(&self, layer: usize, x: &Tensor, tables: &[RotaryTables], pass: &mut dyn Pass) -> Tensor;
 
     /// The final norm, `[n, d]` → `[n, d]`.
-    fn finish(&self, x: &Tensor) -> Tensor;
+    fn finish(&self, x: &Tensor, pass: &dyn Pass) -> Tensor;
 }
 
 /// Checked parameters by name, and the low-rank changes that belong to some of them.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use crate::dropout::Dropout;
-use crate::layers::Linear;
+use crate::layers::{Activation, LayerNorm, Linear, RmsNorm};
 use crate::layout::Layout;
+use crate::rotary::RotaryTables;
 
 /// What an architecture's attention looks like in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +38,41 @@ pub(crate) trait Pass {
     /// Applies a linear layer, `[n, from]` → `[n, to]`.
     fn linear(&self, linear: &Linear, x: &Tensor) -> Tensor {
         linear.forward(x)
+    }
+
+    /// Applies a norm to the last dimension.
+    fn rms_norm(&self, norm: &RmsNorm, x: &Tensor) -> Tensor {
+        norm.forward(x)
+    }
+
+    /// Applies a norm to the last dimension.
+    fn layer_norm(&self, norm: &LayerNorm, x: &Tensor) -> Tensor {
+        norm.forward(x)
+    }
+
+    /// Applies an activation, elementwise.
+    fn activate(&self, activation: Activation, x: &Tensor) -> Tensor {
+        activation.apply(x)
+    }
+
+    /// Applies a gated unit, elementwise.
+    fn gated(&self, activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
+        activation.gated(gate, up)
+    }
+
+    /// Turns queries or keys `[n, heads, dim]`.
+    fn rotate(&self, tables: &RotaryTables, x: &Tensor) -> Tensor {
+        tables.rotate(x)
+    }
+
+    /// The output head's map, `[n, d]` → `[n, v]`.
+    fn head(&self, head: &Tensor, x: &Tensor) -> Tensor {
+        x.linear(head, None::<Tensor>)
+    }
+
+    /// Bends logits to cap · tanh(logit / cap).
+    fn bend(&self, logits: &Tensor, cap: f64) -> Tensor {
+        (logits / cap).tanh() * cap
     }
 }
 

@@ -14,7 +14,7 @@ use crate::architecture::{Architecture, Body, Init, ModelShape, ParameterSpec, P
 use crate::config_json::ConfigJson;
 use crate::forward_pass::{Attention, Pass};
 use crate::layer_windows::{LayerWindows, read_layer_windows, read_window};
-use crate::layers::{Activation, Linear};
+use crate::layers::{Activation, Linear, RmsNorm};
 use crate::rotary::{Rotary, RotaryEmbedding, RotarySpelling, RotaryTables};
 
 /// The configuration of a Gemma model.
@@ -190,7 +190,8 @@ impl Architecture for Gemma {
     }
 
     fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
-        let norm = |name: &str| Norm { weight: parameters.get(&format!("{name}.weight")), eps: self.norm_eps };
+        // Weights count from one.
+        let norm = |name: &str| RmsNorm { weight: parameters.get(&format!("{name}.weight")), plus: 1.0, eps: self.norm_eps };
         let blocks = self.windows.iter().enumerate().map(|(layer, window)| {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             let linear = |part: &str| parameters.linear(&name(part));
@@ -220,29 +221,15 @@ impl Architecture for Gemma {
     }
 }
 
-/// Root-mean-square normalisation with a weight that counts from one.
-struct Norm {
-    /// `[d]`.
-    weight: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    /// Normalises the last dimension.
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(self.weight.size(), Some(&self.weight + 1.0), self.eps)
-    }
-}
-
 struct Block {
     /// In the order of [`NORMS`].
-    norms: [Norm; 4],
+    norms: [RmsNorm; 4],
     queries: Linear,
     keys: Linear,
     values: Linear,
     output: Linear,
     /// Of queries and of keys.
-    head_norms: Option<[Norm; 2]>,
+    head_norms: Option<[RmsNorm; 2]>,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -257,19 +244,19 @@ impl Block {
         let [before_attention, after_attention, before_feed_forward, after_feed_forward] = &self.norms;
         let tables = &tables[usize::from(self.attention.window.is_some())];
         let n = x.size()[0];
-        let normed = before_attention.forward(x);
+        let normed = pass.rms_norm(before_attention, x);
         let heads = |linear: &Linear, pass: &dyn Pass| pass.linear(linear, &normed).view([n, -1, self.head_dim]);
         let (mut queries, mut keys) = (heads(&self.queries, pass), heads(&self.keys, pass));
         if let Some([of_queries, of_keys]) = &self.head_norms {
-            (queries, keys) = (of_queries.forward(&queries), of_keys.forward(&keys));
+            (queries, keys) = (pass.rms_norm(of_queries, &queries), pass.rms_norm(of_keys, &keys));
         }
-        let (queries, keys, values) = (tables.rotate(&queries), tables.rotate(&keys), heads(&self.values, pass));
+        let (queries, keys, values) = (pass.rotate(tables, &queries), pass.rotate(tables, &keys), heads(&self.values, pass));
         let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
-        let x = x + after_attention.forward(&pass.linear(&self.output, &attended));
+        let x = x + pass.rms_norm(after_attention, &pass.linear(&self.output, &attended));
 
-        let normed = before_feed_forward.forward(&x);
-        let gated = self.activation.gated(&pass.linear(&self.gate, &normed), &pass.linear(&self.up, &normed));
-        x + after_feed_forward.forward(&pass.linear(&self.down, &gated))
+        let normed = pass.rms_norm(before_feed_forward, &x);
+        let gated = pass.gated(self.activation, &pass.linear(&self.gate, &normed), &pass.linear(&self.up, &normed));
+        x + pass.rms_norm(after_feed_forward, &pass.linear(&self.down, &gated))
     }
 }
 
@@ -277,7 +264,7 @@ struct GemmaBody {
     embedding: Tensor,
     embedding_scale: f64,
     blocks: Vec<Block>,
-    norm: Norm,
+    norm: RmsNorm,
     /// Of full and of sliding layers.
     rotary: [RotaryEmbedding; 2],
 }
@@ -296,7 +283,7 @@ impl Body for GemmaBody {
         self.blocks[layer].forward(layer, x, tables, pass)
     }
 
-    fn finish(&self, x: &Tensor) -> Tensor {
-        self.norm.forward(x)
+    fn finish(&self, x: &Tensor, pass: &dyn Pass) -> Tensor {
+        pass.rms_norm(&self.norm, x)
     }
 }

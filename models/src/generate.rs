@@ -1,17 +1,20 @@
 //! Generation: prompts in, tokens out, for a whole list of requests.
 //!
-//! Requests are batched by prompt length. A batch computes each different prompt once, then one token a row and step;
-//! finished rows leave it. A row draws from its own seed only and never sees another row, so what is generated for a
-//! request does not depend on the others, up to the rounding of sums, which libtorch orders by the size of the batch.
+//! Each different prompt is computed once, then every answer takes one token a step; answers that are finished leave and
+//! waiting ones enter ([`ContinuousBatch`]). An answer draws from its own seed only and never sees another one. With the CPU
+//! kernels no number depends on what is computed beside it, so an answer is the same to the bit alone and in any company.
 
 use farmhand_core::types::{FinishReason, SamplingParams};
-use farmhand_core::{Error, Result, Rng, Seed};
-use tch::{Kind, Tensor, no_grad};
+use farmhand_core::{Error, Result, Seed};
+use tch::{Tensor, no_grad};
 
+use crate::cached_pass::CachedPass;
+use crate::continuous_batch::{ContinuousBatch, Step, Text};
 use crate::forward_pass::indices;
-use crate::kv_cache::{CachedPass, KvCache};
 use crate::language_model::LanguageModel;
-use crate::sampling::draw;
+use crate::native::cpu;
+use crate::paged_cache::{CacheOptions, CacheShape, PagedCache};
+use crate::sampling::draw_rows;
 use crate::tokenizer::Tokenizer;
 
 /// One answer to be generated.
@@ -37,14 +40,38 @@ pub struct Generated {
 }
 
 /// How to generate.
+///
+/// Only `sampling` and `eos` change what is generated; the other fields are about speed and memory. (A cache that keeps less
+/// than `f32` changes the numbers a little, and so may tokens, but still in no dependence of other requests.)
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// How tokens are chosen; `n` is not read, as each request is one answer.
     pub sampling: SamplingParams,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
-    /// Rows in a batch at most, ≥ 1.
+    /// Answers generated together at most, ≥ 1.
     pub max_batch: usize,
+    /// Tokens of prompts computed in one pass at most, beside one token of each answer in the making, ≥ 1.
+    pub prompt_tokens: usize,
+    /// The cache of keys and values.
+    pub cache: CacheOptions,
+    /// Whether `f32` models on the CPU use this crate's kernels, whose results do not depend on what is computed together,
+    /// bit for bit. Otherwise, and on other devices, libtorch's operators are used, and results are independent up to the
+    /// rounding of sums.
+    pub kernels: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingParams::default(),
+            eos: Vec::new(),
+            max_batch: 64,
+            prompt_tokens: 512,
+            cache: CacheOptions::default(),
+            kernels: true,
+        }
+    }
 }
 
 /// Generates an answer to each request, in the order of the requests.
@@ -54,7 +81,8 @@ pub struct GenerateOptions {
 ///
 /// # Errors
 /// When a prompt is empty, leaves no room for a token, or holds an id beyond the vocabulary; when the options are out of
-/// range or ask for stop strings without a tokenizer; when a logit is not finite; and what `on_done` returns.
+/// range or ask for stop strings without a tokenizer; when the cache cannot hold one text; when a logit is not finite; and
+/// what `on_done` returns.
 pub fn generate(
     model: &LanguageModel,
     tokenizer: Option<&Tokenizer>,
@@ -63,32 +91,29 @@ pub fn generate(
     on_done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Generated>> {
     check(model, tokenizer, requests, options)?;
-    // Equal prompts stand together, so that their samples share a prefill.
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by(|a, b| {
-        let (left, right) = (&requests[*a].prompt, &requests[*b].prompt);
-        left.len().cmp(&right.len()).then_with(|| left.cmp(right)).then(a.cmp(b))
-    });
+    let mut cache = empty_cache(model, requests, options)?;
+    let room = |n_prompt| room(model, options, n_prompt);
+    let mut batch = ContinuousBatch::new(requests, options.max_batch, options.prompt_tokens, room, is_penalised(options));
     let mut done: Vec<Option<Generated>> = requests.iter().map(|_| None).collect();
     let mut n_done = 0;
     no_grad(|| {
-        for group in order.chunks(options.max_batch) {
-            let mut batch = Batch::start(model, requests, group, options);
-            loop {
-                for (request, generated) in batch.draw_tokens(tokenizer, options)? {
-                    done[request] = Some(generated);
+        while !batch.is_done() {
+            let step = batch.next_step(&mut cache);
+            let logits = (!step.ids.is_empty()).then(|| compute(model, &step, &mut cache));
+            if let Some(logits) = batch.logits(&step, logits, &mut cache) {
+                let finished = draw_tokens(&mut batch, &step, logits, tokenizer, options)?;
+                let is_finished: Vec<bool> = finished.iter().map(Option::is_some).collect();
+                let reasons = finished.into_iter().flatten();
+                for (text, finish) in batch.finish_step(&step, &is_finished, &mut cache).into_iter().zip(reasons) {
+                    done[text.request] = Some(Generated { tokens: text.tokens, finish, log_probs: text.log_probs });
                     n_done += 1;
                 }
-                on_done(n_done)?;
-                if batch.is_done() {
-                    break;
-                }
-                batch.step(model);
             }
+            on_done(n_done)?;
         }
         Ok(())
     })?;
-    Ok(done.into_iter().map(|generated| generated.expect("a batch runs until every row is done")).collect())
+    Ok(done.into_iter().map(|generated| generated.expect("the batch ran until every text was done")).collect())
 }
 
 /// The part of a text before the first of the stop strings, or all of it when none occurs.
@@ -106,8 +131,12 @@ fn check(
     if let Some(problem) = options.sampling.problems().into_iter().next() {
         return Err(Error::invalid_config(format!("`{}`: {}", problem.path, problem.message)));
     }
-    if options.max_batch == 0 {
-        return Err(Error::invalid_config("the batch size of generation is 0, expected at least 1"));
+    for (what, size) in
+        [("batch size of generation", options.max_batch), ("number of prompt tokens a pass", options.prompt_tokens)]
+    {
+        if size == 0 {
+            return Err(Error::invalid_config(format!("the {what} is 0, expected at least 1")));
+        }
     }
     if !options.sampling.stop.is_empty() && tokenizer.is_none() {
         return Err(Error::missing_input("stop strings need the model's tokenizer"));
@@ -131,156 +160,82 @@ fn check(
     Ok(())
 }
 
-/// One row of a batch.
-struct Row {
-    request: usize,
-    rng: Rng,
-    /// Tokens it may still take.
-    room: usize,
-    tokens: Vec<u32>,
-    log_probs: Vec<f32>,
-    is_done: bool,
+fn is_penalised(options: &GenerateOptions) -> bool {
+    options.sampling.repetition_penalty != 1.0
 }
 
-/// The rows being generated together.
-struct Batch {
-    rows: Vec<Row>,
-    cache: KvCache,
-    /// `[b, v]`: of each row's next token.
+/// Tokens the answer to a prompt of this length may have.
+fn room(model: &LanguageModel, options: &GenerateOptions, n_prompt: usize) -> usize {
+    (options.sampling.max_new_tokens as usize).min(model.config().max_positions() - n_prompt)
+}
+
+/// A cache that can hold the longest text there may be.
+fn empty_cache(model: &LanguageModel, requests: &[GenerationRequest], options: &GenerateOptions) -> Result<PagedCache> {
+    let shape = model.config().shape();
+    let shape = CacheShape {
+        n_layers: shape.n_layers,
+        n_kv_heads: shape.n_kv_heads,
+        head_dim: shape.head_dim,
+        block: options.cache.block,
+        format: options.cache.format,
+    };
+    let like = model.head();
+    let cache = PagedCache::new(shape, options.cache.memory, options.kernels && cpu::is_known(like), like)?;
+    // The last token of an answer is not fed.
+    let longest = requests.iter().map(|request| request.prompt.len() + room(model, options, request.prompt.len()) - 1).max();
+    cache.check_fits(longest.unwrap_or(0), options.cache.memory)?;
+    Ok(cache)
+}
+
+/// Runs a step's tokens through the model; the logits `[rows, v]` of its rows.
+fn compute(model: &LanguageModel, step: &Step, cache: &mut PagedCache) -> Tensor {
+    let device = model.device();
+    let mut pass = CachedPass::new(cache, &step.plan, device);
+    let hidden = model.run(&indices(&step.ids, device), &mut pass);
+    let hidden = if step.rows.len() == step.ids.len() { hidden } else { hidden.index_select(0, &indices(&step.rows, device)) };
+    model.logits_in(&hidden, &pass)
+}
+
+/// Draws the next token of each text of a step from its logits `[draws, v]`, which are changed; says which are finished with
+/// it, and why.
+fn draw_tokens(
+    batch: &mut ContinuousBatch<'_>,
+    step: &Step,
     logits: Tensor,
-    /// `[b]`: each row's newest token.
-    newest: Tensor,
-    /// `[b, v]`: tokens that already occurred; only with a repetition penalty.
-    seen: Option<Tensor>,
+    tokenizer: Option<&Tokenizer>,
+    options: &GenerateOptions,
+) -> Result<Vec<Option<FinishReason>>> {
+    let params = &options.sampling;
+    let mut texts = batch.drawing(step);
+    let uniforms: Vec<f64> =
+        if params.is_greedy() { Vec::new() } else { texts.iter_mut().map(|text| text.rng.uniform()).collect() };
+    let seen: Vec<&[u32]> = texts.iter().map(|text| text.seen.as_slice()).collect();
+    let drawn = draw_rows(&logits, &seen, params, &uniforms, options.kernels)?;
+    let mut finished = Vec::with_capacity(texts.len());
+    for (text, (token, log_prob)) in texts.iter_mut().zip(drawn) {
+        text.tokens.push(token);
+        if params.log_probs {
+            text.log_probs.push(log_prob);
+        }
+        if is_penalised(options) {
+            text.note(token);
+        }
+        finished.push(finish(text, tokenizer, options));
+    }
+    Ok(finished)
 }
 
-impl Batch {
-    /// Computes the prompts of a group of requests.
-    fn start(model: &LanguageModel, requests: &[GenerationRequest], group: &[usize], options: &GenerateOptions) -> Self {
-        let device = model.device();
-        let mut prompts: Vec<&[u32]> = Vec::new();
-        let mut prompt_of = Vec::new();
-        for request in group {
-            let prompt = requests[*request].prompt.as_slice();
-            if prompts.last() != Some(&prompt) {
-                prompts.push(prompt);
-            }
-            prompt_of.push(prompts.len() as i64 - 1);
-        }
-        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        // What pads a prompt is never seen: attention is causal, and the cache masks those slots.
-        let padded =
-            prompts.iter().flat_map(|prompt| prompt.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(longest));
-        let ids = indices(&padded.collect::<Vec<_>>(), device);
-
-        let max_new = options.sampling.max_new_tokens as usize;
-        let shape = model.config().shape();
-        let mut cache = KvCache::new(shape.n_layers, &lengths, max_new, device);
-        let hidden = model.run(&ids, &mut CachedPass { cache: &mut cache, rows: prompts.len() as i64 });
-        cache.finish_prefill();
-        let last: Vec<i64> = lengths.iter().enumerate().map(|(row, length)| (row * longest + length - 1) as i64).collect();
-        let mut logits = model.logits(&hidden.index_select(0, &indices(&last, device)));
-        let penalised = options.sampling.repetition_penalty != 1.0;
-        let mut seen = penalised.then(|| occurring(&prompts, shape.vocab_size, device));
-        if prompts.len() < group.len() {
-            let prompt_of = indices(&prompt_of, device);
-            cache.select(&prompt_of);
-            logits = logits.index_select(0, &prompt_of);
-            seen = seen.map(|seen| seen.index_select(0, &prompt_of));
-        }
-        let rows = group.iter().map(|request| Row {
-            request: *request,
-            rng: requests[*request].seed.rng(),
-            room: max_new.min(shape.max_positions - requests[*request].prompt.len()),
-            tokens: Vec::new(),
-            log_probs: Vec::new(),
-            is_done: false,
-        });
-        Self { rows: rows.collect(), cache, logits, newest: Tensor::new(), seen }
+/// Why a text ends with its newest token, if it does.
+fn finish(text: &Text, tokenizer: Option<&Tokenizer>, options: &GenerateOptions) -> Option<FinishReason> {
+    let newest = text.tokens.last().expect("a token was just drawn");
+    if options.eos.contains(newest) {
+        return Some(FinishReason::Stop);
     }
-
-    /// Draws each row's next token; returns the requests that are finished with it.
-    fn draw_tokens(&mut self, tokenizer: Option<&Tokenizer>, options: &GenerateOptions) -> Result<Vec<(usize, Generated)>> {
-        self.check_finite()?;
-        let params = &options.sampling;
-        let uniforms: Vec<f64> =
-            if params.is_greedy() { Vec::new() } else { self.rows.iter_mut().map(|row| row.rng.uniform()).collect() };
-        let drawn = draw(&self.logits, self.seen.as_ref(), params, &uniforms);
-        let tokens = Vec::<i64>::try_from(&drawn.tokens).expect("token ids are a vector of integers");
-        let log_probs =
-            drawn.log_probs.map(|log_probs| Vec::<f32>::try_from(log_probs).expect("log-probs are a vector of floats"));
-        let mut finished = Vec::new();
-        for (place, row) in self.rows.iter_mut().enumerate().filter(|(_, row)| !row.is_done) {
-            row.tokens.push(tokens[place] as u32);
-            row.log_probs.extend(log_probs.as_ref().map(|log_probs| log_probs[place]));
-            if let Some(finish) = row.finish(tokenizer, options) {
-                row.is_done = true;
-                let (tokens, log_probs) = (std::mem::take(&mut row.tokens), std::mem::take(&mut row.log_probs));
-                finished.push((row.request, Generated { tokens, finish, log_probs }));
-            }
-        }
-        if let Some(seen) = &mut self.seen {
-            let _ = seen.scatter_value_(1, &drawn.tokens.unsqueeze(1), 1);
-        }
-        self.newest = drawn.tokens;
-        Ok(finished)
-    }
-
-    /// From logits that are not numbers a token would be drawn all the same.
-    fn check_finite(&self) -> Result<()> {
-        if !self.logits.sum(Kind::Double).double_value(&[]).is_finite() {
-            return Err(Error::non_finite("the model's logits are not finite while it generates")
-                .with_hint("its weights are damaged or its training diverged"));
-        }
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.rows.iter().all(|row| row.is_done)
-    }
-
-    /// Feeds the newest tokens; before that, lets finished rows go when they are a quarter of the batch.
-    fn step(&mut self, model: &LanguageModel) {
-        let alive: Vec<i64> = (0..self.rows.len()).filter(|place| !self.rows[*place].is_done).map(|place| place as i64).collect();
-        if alive.len() * 4 <= self.rows.len() * 3 {
-            let places = indices(&alive, model.device());
-            self.cache.select(&places);
-            self.newest = self.newest.index_select(0, &places);
-            self.seen = self.seen.as_ref().map(|seen| seen.index_select(0, &places));
-            self.rows.retain(|row| !row.is_done);
-        }
-        let rows = self.rows.len() as i64;
-        let hidden = model.run(&self.newest, &mut CachedPass { cache: &mut self.cache, rows });
-        self.cache.finish_step();
-        self.logits = model.logits(&hidden);
-    }
-}
-
-impl Row {
-    /// Why the row ends with its newest token, if it does.
-    fn finish(&self, tokenizer: Option<&Tokenizer>, options: &GenerateOptions) -> Option<FinishReason> {
-        let newest = self.tokens.last().expect("a token was just drawn");
-        if options.eos.contains(newest) {
-            return Some(FinishReason::Stop);
-        }
-        if let (Some(tokenizer), false) = (tokenizer, options.sampling.stop.is_empty()) {
-            let text = tokenizer.decode(&self.tokens);
-            if options.sampling.stop.iter().any(|stop| text.contains(stop.as_str())) {
-                return Some(FinishReason::StopString);
-            }
-        }
-        (self.tokens.len() >= self.room).then_some(FinishReason::Length)
-    }
-}
-
-/// Which tokens occur in each text, `[b, v]`.
-fn occurring(texts: &[&[u32]], vocab_size: usize, device: tch::Device) -> Tensor {
-    let mut seen = vec![false; texts.len() * vocab_size];
-    for (row, text) in texts.iter().enumerate() {
-        for id in *text {
-            seen[row * vocab_size + *id as usize] = true;
+    if let (Some(tokenizer), false) = (tokenizer, options.sampling.stop.is_empty()) {
+        let answer = tokenizer.decode(&text.tokens);
+        if options.sampling.stop.iter().any(|stop| answer.contains(stop.as_str())) {
+            return Some(FinishReason::StopString);
         }
     }
-    Tensor::from_slice(&seen).view([texts.len() as i64, vocab_size as i64]).to_device(device)
+    (text.tokens.len() >= text.room).then_some(FinishReason::Length)
 }

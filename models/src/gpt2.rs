@@ -160,13 +160,13 @@ impl Block {
     /// `[n, d]` → `[n, d]`.
     fn forward(&self, layer: usize, x: &Tensor, pass: &mut dyn Pass) -> Tensor {
         let n = x.size()[0];
-        let projected = pass.linear(&self.queries_keys_values, &self.attention_norm.forward(x)).chunk(3, -1);
+        let projected = pass.linear(&self.queries_keys_values, &pass.layer_norm(&self.attention_norm, x)).chunk(3, -1);
         let heads = |part: &Tensor| part.reshape([n, -1, self.head_dim]);
         let (queries, keys, values) = (heads(&projected[0]), heads(&projected[1]), heads(&projected[2]));
         let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
         let x = x + pass.linear(&self.output, &attended);
-        let widened = pass.linear(&self.up, &self.feed_forward_norm.forward(&x));
-        &x + pass.linear(&self.down, &self.activation.apply(&widened))
+        let widened = pass.linear(&self.up, &pass.layer_norm(&self.feed_forward_norm, &x));
+        &x + pass.linear(&self.down, &pass.activate(self.activation, &widened))
     }
 }
 
@@ -190,7 +190,7 @@ impl Body for Gpt2Body {
         self.blocks[layer].forward(layer, x, pass)
     }
 
-    fn finish(&self, x: &Tensor) -> Tensor {
-        self.norm.forward(x)
+    fn finish(&self, x: &Tensor, pass: &dyn Pass) -> Tensor {
+        pass.layer_norm(&self.norm, x)
     }
 }

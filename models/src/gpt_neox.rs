@@ -164,14 +164,15 @@ struct Block {
 impl Block {
     /// `[n, d]` → `[n, d]`.
     fn forward(&self, layer: usize, x: &Tensor, tables: &RotaryTables, pass: &mut dyn Pass) -> Tensor {
-        let projected = pass.linear(&self.queries_keys_values, &self.attention_norm.forward(x));
+        let projected = pass.linear(&self.queries_keys_values, &pass.layer_norm(&self.attention_norm, x));
         // Head by head: its query, its key, its value.
         let parts = projected.view([x.size()[0], -1, 3 * self.head_dim]).chunk(3, -1);
-        let (queries, keys) = (tables.rotate(&parts[0]), tables.rotate(&parts[1]));
+        let (queries, keys) = (pass.rotate(tables, &parts[0]), pass.rotate(tables, &parts[1]));
         let attended = pass.attend(layer, &self.attention, &queries, &keys, &parts[2]);
         let attended = x + pass.linear(&self.output, &attended);
-        let widened = pass.linear(&self.up, &self.feed_forward_norm.forward(if self.is_parallel { x } else { &attended }));
-        attended + pass.linear(&self.down, &self.activation.apply(&widened))
+        let widened =
+            pass.linear(&self.up, &pass.layer_norm(&self.feed_forward_norm, if self.is_parallel { x } else { &attended }));
+        attended + pass.linear(&self.down, &pass.activate(self.activation, &widened))
     }
 }
 
@@ -195,7 +196,7 @@ impl Body for GptNeoxBody {
         self.blocks[layer].forward(layer, x, &tables[0], pass)
     }
 
-    fn finish(&self, x: &Tensor) -> Tensor {
-        self.norm.forward(x)
+    fn finish(&self, x: &Tensor, pass: &dyn Pass) -> Tensor {
+        pass.layer_norm(&self.norm, x)
     }
 }

@@ -327,7 +327,7 @@ impl LanguageModel {
         for layer in 0..body.n_blocks() {
             x = body.block(layer, &x, &tables, pass);
         }
-        body.finish(&x)
+        body.finish(&x, pass)
     }
 
     /// Logits `[.., v]` of hidden states `[.., d]`, bent where the architecture has a softcap.
@@ -338,6 +338,15 @@ impl LanguageModel {
         let logits = hidden.linear(self.head(), None::<Tensor>);
         match self.logit_softcap() {
             Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    /// As [`LanguageModel::logits`], by the operations of a pass.
+    pub(crate) fn logits_in(&self, hidden: &Tensor, pass: &dyn Pass) -> Tensor {
+        let logits = pass.head(self.head(), hidden);
+        match self.logit_softcap() {
+            Some(cap) => pass.bend(&logits, cap),
             None => logits,
         }
     }

@@ -6,7 +6,7 @@ use tch::Tensor;
 use crate::config_json::ConfigJson;
 use crate::dropout::Dropout;
 use crate::low_rank::LowRank;
-use crate::native;
+use crate::native::{self, cpu};
 
 /// An affine map of the last dimension, with a low-rank change where the model has an adapter.
 pub(crate) struct Linear {
@@ -56,19 +56,31 @@ impl Linear {
             None => y,
         }
     }
+
+    /// `[n, from]` → `[n, to]` by the CPU kernel: each row's numbers are the same whatever rows are beside it.
+    pub(crate) fn forward_by_kernel(&self, x: &Tensor) -> Tensor {
+        let y = cpu::linear(x, &self.weight, self.bias.as_ref(), self.is_input_first);
+        match &self.low_rank {
+            Some(low_rank) => low_rank.add_by_kernel(&y, x),
+            None => y,
+        }
+    }
 }
 
 /// Root-mean-square normalisation (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>).
 pub(crate) struct RmsNorm {
     /// `[d]`.
     pub(crate) weight: Tensor,
+    /// What is added to the weight: 0, or 1 where weights count from one.
+    pub(crate) plus: f64,
     pub(crate) eps: f64,
 }
 
 impl RmsNorm {
     /// Normalises the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(self.weight.size(), Some(&self.weight), self.eps)
+        let shifted = (self.plus != 0.0).then(|| &self.weight + self.plus);
+        x.rms_norm(self.weight.size(), Some(shifted.as_ref().unwrap_or(&self.weight)), self.eps)
     }
 }
 

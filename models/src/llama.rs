@@ -201,7 +201,7 @@ impl Architecture for Llama {
 
     fn body(&self, parameters: &Parameters<'_>) -> Box<dyn Body> {
         let ModelShape { n_kv_heads, head_dim, .. } = self.shape;
-        let norm = |name: &str| RmsNorm { weight: parameters.get(&format!("{name}.weight")), eps: self.norm_eps };
+        let norm = |name: &str| RmsNorm { weight: parameters.get(&format!("{name}.weight")), plus: 0.0, eps: self.norm_eps };
         let blocks = self.windows.iter().enumerate().map(|(layer, window)| {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             let linear = |part: &str| parameters.linear(&name(part));
@@ -278,17 +278,17 @@ impl Block {
     /// `[n, d]` → `[n, d]`.
     fn forward(&self, layer: usize, x: &Tensor, tables: &RotaryTables, pass: &mut dyn Pass) -> Tensor {
         let n = x.size()[0];
-        let projected = self.queries_keys_values.forward(&self.attention_norm.forward(x), pass);
+        let projected = self.queries_keys_values.forward(&pass.rms_norm(&self.attention_norm, x), pass);
         let [mut queries, mut keys, values] = projected.map(|part| part.reshape([n, -1, self.head_dim]));
         if let Some([of_queries, of_keys]) = &self.head_norms {
-            (queries, keys) = (of_queries.forward(&queries), of_keys.forward(&keys));
+            (queries, keys) = (pass.rms_norm(of_queries, &queries), pass.rms_norm(of_keys, &keys));
         }
-        let (queries, keys) = (tables.rotate(&queries), tables.rotate(&keys));
+        let (queries, keys) = (pass.rotate(tables, &queries), pass.rotate(tables, &keys));
         let attended = pass.attend(layer, &self.attention, &queries, &keys, &values);
         let x = x + pass.linear(&self.output, &attended);
 
-        let [gate, up] = self.gate_up.forward(&self.feed_forward_norm.forward(&x), pass);
-        x + pass.linear(&self.down, &self.activation.gated(&gate, &up))
+        let [gate, up] = self.gate_up.forward(&pass.rms_norm(&self.feed_forward_norm, &x), pass);
+        x + pass.linear(&self.down, &pass.gated(self.activation, &gate, &up))
     }
 }
 
@@ -312,7 +312,7 @@ impl Body for LlamaBody {
         self.blocks[layer].forward(layer, x, &tables[0], pass)
     }
 
-    fn finish(&self, x: &Tensor) -> Tensor {
-        self.norm.forward(x)
+    fn finish(&self, x: &Tensor, pass: &dyn Pass) -> Tensor {
+        pass.rms_norm(&self.norm, x)
     }
 }

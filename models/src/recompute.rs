@@ -44,7 +44,7 @@ impl SharedBody {
             };
             x = native::checkpoint(&x, Box::new(blocks));
         }
-        self.lock().finish(&x)
+        self.lock().finish(&x, pass)
     }
 }
 

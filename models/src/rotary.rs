@@ -9,6 +9,7 @@ use farmhand_core::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::config_json::ConfigJson;
+use crate::native::cpu;
 use crate::rope_scaling::RopeScaling;
 
 /// How a family spells its rotary settings outside of `rope_parameters`.
@@ -157,7 +158,9 @@ impl RotaryEmbedding {
     /// the signs of the rotation.
     pub(crate) fn tables(&self, positions: &Tensor) -> RotaryTables {
         let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies;
-        let (mut cosines, mut sines) = (angles.cos(), angles.sin());
+        // In f64, so that what is left after rounding does not depend on a token's place in a vector loop.
+        let exact = angles.to_kind(Kind::Double);
+        let (mut cosines, mut sines) = (exact.cos().to_kind(Kind::Float), exact.sin().to_kind(Kind::Float));
         if self.amplitude != 1.0 {
             (cosines, sines) = (cosines * self.amplitude, sines * self.amplitude);
         }
@@ -192,6 +195,11 @@ impl RotaryTables {
         }
         // Rolling by half swaps the members of every pair in one operation; the signs are in the sines.
         (x * &self.cosines).addcmul(&x.roll([self.half], [-1]), &self.signed_sines)
+    }
+
+    /// As [`RotaryTables::rotate`] by the CPU kernel: a token's numbers are the same whatever tokens are beside it.
+    pub(crate) fn rotate_by_kernel(&self, x: &Tensor) -> Tensor {
+        cpu::rotate(x, &self.cosines, &self.signed_sines)
     }
 }
 

@@ -1,5 +1,7 @@
-//! From logits to the next token of every row: penalties and truncation over the whole batch at once, one uniform number
-//! a row.
+//! From logits to the next token of every row: penalties and truncation, one uniform number a row.
+//!
+//! On the CPU a kernel draws row by row (models/shim/cpu_sampling.h); here is the same over the whole batch at once, in tensors, for
+//! every device.
 //!
 //! The order is transformers': repetition penalty, temperature, top-k, top-p, min-p, each on what the one before left.
 //! Every truncation keeps the tokens at or above a threshold of its row, so tokens of exactly equal probability stand or
@@ -7,22 +9,70 @@
 //! distribution, in the order of token ids, at the row's uniform number.
 
 use farmhand_core::types::SamplingParams;
+use farmhand_core::{Error, Result};
 use tch::{Kind, Tensor};
+
+use crate::native::{cpu, sample};
 
 /// Tokens looked at first for top-p; more only when these do not reach it.
 const FIRST_CANDIDATES: i64 = 256;
 
 /// The next token of each row and, when asked for, its log-probability under the distribution it was drawn from.
-pub(crate) struct Drawn {
+struct Drawn {
     /// `[b]`, i64.
-    pub(crate) tokens: Tensor,
+    tokens: Tensor,
     /// `[b]`, f32, in nats; 0 for greedy decoding, which leaves no choice.
-    pub(crate) log_probs: Option<Tensor>,
+    log_probs: Option<Tensor>,
+}
+
+/// Draws a token from each row of logits `[b, v]`, which may be changed: the token and its log-probability. `seen` lists the
+/// tokens that a repetition penalty applies to. With `kernels`, `f32` logits on the CPU are drawn from by this crate's kernel.
+///
+/// # Errors
+/// When a logit is not finite.
+pub(crate) fn draw_rows(
+    logits: &Tensor,
+    seen: &[&[u32]],
+    params: &SamplingParams,
+    uniforms: &[f64],
+    kernels: bool,
+) -> Result<Vec<(u32, f32)>> {
+    let not_finite = || {
+        Error::non_finite("the model's logits are not finite while it generates")
+            .with_hint("its weights are damaged or its training diverged")
+    };
+    if kernels && cpu::is_known(logits) {
+        return sample(logits, params, seen, uniforms).into_iter().map(|drawn| drawn.ok_or_else(not_finite)).collect();
+    }
+    // From logits that are not numbers a token would be drawn all the same.
+    if !logits.sum(Kind::Double).double_value(&[]).is_finite() {
+        return Err(not_finite());
+    }
+    let marks = (params.repetition_penalty != 1.0).then(|| marks(seen, logits));
+    let drawn = draw(logits, marks.as_ref(), params, uniforms);
+    let tokens = Vec::<i64>::try_from(&drawn.tokens).expect("token ids are a vector of integers");
+    let log_probs = match drawn.log_probs {
+        Some(log_probs) => Vec::<f32>::try_from(log_probs).expect("log-probs are a vector of floats"),
+        None => vec![0.0; tokens.len()],
+    };
+    Ok(tokens.into_iter().map(|token| token as u32).zip(log_probs).collect())
+}
+
+/// Which tokens each list holds, `[b, v]`.
+fn marks(seen: &[&[u32]], logits: &Tensor) -> Tensor {
+    let v = logits.size()[1] as usize;
+    let mut marks = vec![false; seen.len() * v];
+    for (row, tokens) in seen.iter().enumerate() {
+        for token in *tokens {
+            marks[row * v + *token as usize] = true;
+        }
+    }
+    Tensor::from_slice(&marks).view([seen.len() as i64, v as i64]).to_device(logits.device())
 }
 
 /// Draws one token a row from logits `[b, v]`. `seen` `[b, v]` marks the tokens a repetition penalty applies to;
 /// `uniforms` has one number in [0, 1) a row and is not read when decoding is greedy.
-pub(crate) fn draw(logits: &Tensor, seen: Option<&Tensor>, params: &SamplingParams, uniforms: &[f64]) -> Drawn {
+fn draw(logits: &Tensor, seen: Option<&Tensor>, params: &SamplingParams, uniforms: &[f64]) -> Drawn {
     let penalised = seen.map(|seen| penalise(logits, seen, params.repetition_penalty));
     let logits = penalised.as_ref().unwrap_or(logits);
     if params.is_greedy() {

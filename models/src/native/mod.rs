@@ -5,6 +5,9 @@
 
 mod attention;
 mod autograd;
+pub(crate) mod cpu;
+mod cpu_cache;
+mod cpu_sampling;
 mod linear;
 mod memory;
 mod mkl;
@@ -14,6 +17,9 @@ mod softmax;
 
 pub use attention::{attention, has_attention};
 pub use autograd::{backward, checkpoint, set_gradient};
+pub use cpu::instruction_set;
+pub(crate) use cpu_cache::{Addresses, CpuBlocks};
+pub(crate) use cpu_sampling::sample;
 pub use linear::{linear, product};
 pub use memory::{TensorMemory, give_back_memory, gpu_memory, keep_freed_memory, reset_tensor_peak, tensor_memory};
 pub use ops::{Argument, call, schema};

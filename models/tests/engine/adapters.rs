@@ -139,7 +139,7 @@ fn merged_and_on_the_fly_give_the_same_logits_and_tokens() {
             assert!(distance(&one, &other) < 1e-5 * scale, "{case}: {}", distance(&one, &other));
             let requests = [&ids[..7], &ids[..3]].map(|ids| GenerationRequest { prompt: ids.to_vec(), seed: Seed::root(0) });
             let sampling = SamplingParams { temperature: 0.0, max_new_tokens: 24, ..SamplingParams::default() };
-            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: 2 };
+            let options = GenerateOptions { sampling, max_batch: 2, ..GenerateOptions::default() };
             let [one, other] =
                 [&model, &merged].map(|model| generate(model, None, &requests, &options, &mut |_| Ok(())).expect("generated"));
             assert_eq!(one, other, "{case}");
@@ -203,7 +203,7 @@ fn dropout_follows_the_texts_and_not_the_batch_and_stays_off_elsewhere() {
     assert_eq!(packed, values(&texts[..2], &seeds[..2], BatchLayout::Packed));
     assert!(distance(&packed, &values(&texts[..2], &seeds[..2], BatchLayout::Padded)) < 1e-5);
     let alone = Tensor::cat(&[0, 1].map(|i: usize| values(&texts[i..=i], &seeds[i..=i], BatchLayout::Packed)), 0);
-    assert!(distance(&packed, &alone) < 1e-5);
+    assert!(distance(&packed, &alone) < 1e-5 * packed.abs().max().double_value(&[]));
     assert!(distance(&packed, &values(&texts[..2], &[seeds[2], seeds[2]], BatchLayout::Packed)) > 1e-3);
     let off = no_grad(|| selected_log_probs(&model, &batch(&texts[..2], BatchLayout::Packed)).values);
     assert!(distance(&packed, &off) > 1e-3);

@@ -20,7 +20,7 @@ fn request(length: usize, sample: u64) -> GenerationRequest {
 }
 
 fn run(model: &LanguageModel, requests: &[GenerationRequest], sampling: &SamplingParams, max_batch: usize) -> Vec<Generated> {
-    let options = GenerateOptions { sampling: sampling.clone(), eos: vec![3, 40], max_batch };
+    let options = GenerateOptions { sampling: sampling.clone(), eos: vec![3, 40], max_batch, ..GenerateOptions::default() };
     generate(model, None, requests, &options, &mut |_| Ok(())).expect("generated")
 }
 
@@ -29,8 +29,7 @@ fn sampling() -> SamplingParams {
 }
 
 fn same(a: &Generated, b: &Generated) -> bool {
-    let close = a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-4);
-    a.tokens == b.tokens && a.finish == b.finish && a.log_probs.len() == b.log_probs.len() && close
+    a == b
 }
 
 #[test]
@@ -91,7 +90,7 @@ fn samples_differ_by_seed_and_greedy_ones_do_not() {
 fn answers_end_at_eos_at_the_token_limit_or_at_the_end_of_the_context() {
     let model = model("gpt2");
     let long = SamplingParams { max_new_tokens: 500, temperature: 2.0, ..sampling() };
-    let options = GenerateOptions { sampling: long, eos: Vec::new(), max_batch: 2 };
+    let options = GenerateOptions { sampling: long, eos: Vec::new(), max_batch: 2, ..GenerateOptions::default() };
     let full = generate(&model, None, &[request(100, 0)], &options, &mut |_| Ok(())).expect("generated");
     assert_eq!((full[0].tokens.len(), full[0].finish), (28, FinishReason::Length), "128 positions, 100 of them the prompt's");
     let eos = full[0].tokens[5];
@@ -105,7 +104,7 @@ fn answers_end_at_eos_at_the_token_limit_or_at_the_end_of_the_context() {
 fn a_cache_that_grows_several_times_changes_nothing() {
     let model = model("llama");
     let long = SamplingParams { max_new_tokens: 700, temperature: 0.0, log_probs: false, ..sampling() };
-    let options = GenerateOptions { sampling: long, eos: Vec::new(), max_batch: 2 };
+    let options = GenerateOptions { sampling: long, eos: Vec::new(), max_batch: 2, ..GenerateOptions::default() };
     let generated = generate(&model, None, &[request(4, 0), request(9, 0)], &options, &mut |_| Ok(())).expect("generated");
     // Teacher forcing: every token is the argmax after those before it, or ties with it.
     for (generated, request) in generated.iter().zip([request(4, 0), request(9, 0)]) {
@@ -135,7 +134,7 @@ fn a_stop_string_ends_an_answer_when_it_appears() {
     let model = LanguageModel::random(config, Seed::root(5), Device::Cpu).expect("made");
     let prompt = tokenizer.encode("the red fox").expect("encoded");
     let requests = [GenerationRequest { prompt, seed: Seed::root(1) }];
-    let mut options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 1 };
+    let mut options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 1, ..GenerateOptions::default() };
     let free = generate(&model, Some(&tokenizer), &requests, &options, &mut |_| Ok(())).expect("generated");
     let text = tokenizer.decode(&free[0].tokens);
     // A stop string that spans tokens: three characters from the middle of the text.
@@ -161,7 +160,7 @@ fn a_stop_string_ends_an_answer_when_it_appears() {
 fn what_cannot_be_generated_is_refused_before_anything_is_computed() {
     let model = model("gpt2");
     let attempt = |prompt: Vec<u32>, sampling: SamplingParams, max_batch: usize| -> Error {
-        let options = GenerateOptions { sampling, eos: Vec::new(), max_batch };
+        let options = GenerateOptions { sampling, eos: Vec::new(), max_batch, ..GenerateOptions::default() };
         let requests = [request(3, 0), GenerationRequest { prompt, seed: Seed::root(0) }];
         generate(&model, None, &requests, &options, &mut |_| panic!("nothing is generated")).expect_err("refused")
     };
@@ -177,7 +176,7 @@ fn what_cannot_be_generated_is_refused_before_anything_is_computed() {
 fn progress_is_reported_and_generation_stops_on_request() {
     let model = model("gpt2");
     let requests: Vec<_> = (0..5).map(|i| request(6 + i, i as u64)).collect();
-    let options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 2 };
+    let options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 2, ..GenerateOptions::default() };
     let mut heard = Vec::new();
     generate(&model, None, &requests, &options, &mut |n| {
         heard.push(n);
@@ -195,7 +194,7 @@ fn progress_is_reported_and_generation_stops_on_request() {
 fn a_diverged_model_is_an_error() {
     let model = model("llama");
     no_grad(|| drop(model.parameters()[0].1.shallow_clone().fill_(f64::NAN)));
-    let options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 2 };
+    let options = GenerateOptions { sampling: sampling(), eos: Vec::new(), max_batch: 2, ..GenerateOptions::default() };
     let error = generate(&model, None, &[request(4, 0)], &options, &mut |_| Ok(())).expect_err("not finite");
     assert_eq!(error.kind(), ErrorKind::NonFinite);
 }

@@ -1,6 +1,7 @@
 //! The engine from outside: parity with transformers, tokenizers of families, model folders that are wrong, generation in batches.
 
 mod adapters;
+mod batching;
 mod families;
 mod generation;
 mod loading;

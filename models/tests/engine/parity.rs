@@ -157,7 +157,7 @@ fn greedy_tokens_are_those_of_transformers_with_and_without_a_repetition_penalty
                 repetition_penalty: penalty.parse().expect("a number"),
                 ..SamplingParams::default()
             };
-            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: 8 };
+            let options = GenerateOptions { sampling, eos: Vec::new(), max_batch: 8, ..GenerateOptions::default() };
             let generated = generate(&model, None, &requests, &options, &mut |_| Ok(())).expect("generated");
             assert_eq!(&generated[0].tokens, tokens, "{case}, penalty {penalty}");
             assert_eq!(generated[0], generated[2], "{case}: the same request twice");

@@ -82,8 +82,12 @@ impl Policy for CausalLm {
         // All prompts first: one that is too long should fail before anything is sampled.
         let prompts = instructions.iter().map(|instruction| self.prompt(instruction)).collect::<Result<Vec<_>>>()?;
         let n = sampling.n as usize;
-        let options =
-            GenerateOptions { sampling: sampling.clone(), eos: self.codec.stop_ids(), max_batch: self.config.max_batch };
+        let options = GenerateOptions {
+            sampling: sampling.clone(),
+            eos: self.codec.stop_ids(),
+            max_batch: self.config.max_batch,
+            ..GenerateOptions::default()
+        };
         let mut progress = ctx.progress("sampling", Some((instructions.len() * n) as u64), "completions");
         let mut completions = Vec::with_capacity(instructions.len() * n);
         // Chunks bound what a round of sorting by length holds; they follow from the instructions alone.

@@ -61,7 +61,8 @@ impl Sampler<'_> {
             max_new_tokens: config.max_new_tokens,
             ..SamplingParams::default()
         };
-        let options = GenerateOptions { sampling, eos: codec.stop_ids(), max_batch: config.generation_batch };
+        let options =
+            GenerateOptions { sampling, eos: codec.stop_ids(), max_batch: config.generation_batch, ..GenerateOptions::default() };
         let generated = generate(self.policy, Some(&codec.tokenizer), &requests, &options, &mut |_| ctx.cancel.check())?;
 
         let answers: Vec<String> = generated.iter().map(|response| codec.decode(&response.tokens)).collect();
