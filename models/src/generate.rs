@@ -76,7 +76,8 @@ impl Default for GenerateOptions {
 
 /// Generates an answer to each request, in the order of the requests.
 ///
-/// `tokenizer` is needed for stop strings only. `on_done` hears after every step how many requests are finished so far;
+/// `tokenizer` is needed for stop strings, and tells which rows of the vocabulary no token has: these, which published models
+/// have so that their sizes are round, spell nothing and are never drawn. Without it they can be. `on_done` hears after every step how many requests are finished so far;
 /// an error from it ends the generation, which is how it is cancelled.
 ///
 /// # Errors
@@ -94,13 +95,17 @@ pub fn generate(
     let mut cache = empty_cache(model, requests, options)?;
     let room = |n_prompt| room(model, options, n_prompt);
     let mut batch = ContinuousBatch::new(requests, options.max_batch, options.prompt_tokens, room, is_penalised(options));
+    let nameless = nameless_rows(model, tokenizer);
     let mut done: Vec<Option<Generated>> = requests.iter().map(|_| None).collect();
     let mut n_done = 0;
     no_grad(|| {
         while !batch.is_done() {
             let step = batch.next_step(&mut cache);
             let logits = (!step.ids.is_empty()).then(|| compute(model, &step, &mut cache));
-            if let Some(logits) = batch.logits(&step, logits, &mut cache) {
+            if let Some(mut logits) = batch.logits(&step, logits, &mut cache) {
+                if let Some(rows) = &nameless {
+                    let _ = logits.index_fill_(1, rows, NEVER);
+                }
                 let finished = draw_tokens(&mut batch, &step, logits, tokenizer, options)?;
                 let is_finished: Vec<bool> = finished.iter().map(Option::is_some).collect();
                 let reasons = finished.into_iter().flatten();
@@ -162,6 +167,16 @@ fn check(
 
 fn is_penalised(options: &GenerateOptions) -> bool {
     options.sampling.repetition_penalty != 1.0
+}
+
+/// A logit whose probability is 0 beside any other, and which is finite, as all logits must be.
+const NEVER: f64 = -1e30;
+
+/// The rows `[k]` of the vocabulary that the tokenizer has no token for, if there are any.
+fn nameless_rows(model: &LanguageModel, tokenizer: Option<&Tokenizer>) -> Option<Tensor> {
+    let ids = tokenizer?.ids_without_token(model.config().vocab_size());
+    let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+    (!ids.is_empty()).then(|| indices(&ids, model.device()))
 }
 
 /// Tokens the answer to a prompt of this length may have.

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use farmhand_core::types::Instruction;
-use farmhand_core::{Checkpoint, Error, ErrorKind};
-use farmhand_models::{Ending, LlamaOptions, ModelConfig, PromptFormat, TextCodec, Tokenizer};
+use farmhand_core::types::{Instruction, SamplingParams};
+use farmhand_core::{Checkpoint, Error, ErrorKind, Seed};
+use farmhand_models::{
+    Ending, GenerateOptions, GenerationRequest, LanguageModel, LlamaOptions, ModelConfig, PromptFormat, TextCodec, Tokenizer,
+    generate,
+};
 use serde_json::{Value, json};
+use tch::{Device, Kind, no_grad};
 
 use crate::families::folder;
 use crate::{copy_folder, edit_json};
@@ -78,4 +82,42 @@ fn rows_that_fill_a_vocabulary_up_spell_nothing() {
     });
     let gapped = Tokenizer::load(dir.path()).expect("loaded");
     assert_eq!(gapped.ids_without_token(300), [3]);
+}
+
+#[test]
+fn rows_without_a_token_are_never_generated() {
+    let mut tokenizer = Tokenizer::load(&folder("qwen")).expect("a fixture");
+    let n = tokenizer.vocab_size() as u32;
+    // As many rows again, so that half of the probability is theirs.
+    let config = ModelConfig::tiny_llama(LlamaOptions { vocab_size: 2 * n as usize, ..LlamaOptions::default() });
+    let model = LanguageModel::random(config, Seed::root(4), Device::Cpu).expect("made");
+    tokenizer = tokenizer.for_model(model.config().vocab_size()).expect("it has enough");
+    let requests: Vec<_> =
+        (0..3).map(|i| GenerationRequest { prompt: vec![5, 7 + i, 9], seed: Seed::root(u64::from(i)) }).collect();
+    for temperature in [0.0, 1.0] {
+        for kernels in [true, false] {
+            let sampling = SamplingParams { temperature, max_new_tokens: 30, log_probs: true, ..SamplingParams::default() };
+            let options = GenerateOptions { sampling, kernels, ..GenerateOptions::default() };
+            let run = |tokenizer| generate(&model, tokenizer, &requests, &options, &mut |_| Ok(())).expect("generated");
+            let with = run(Some(&tokenizer));
+            assert!(with.iter().flat_map(|one| &one.tokens).all(|token| *token < n));
+            if temperature == 0.0 {
+                continue;
+            }
+            assert!(
+                run(None).iter().flat_map(|one| &one.tokens).any(|token| *token >= n),
+                "without a tokenizer nothing is known"
+            );
+            // Log-probabilities are those of the rest.
+            for (one, request) in with.iter().zip(&requests) {
+                let ids: Vec<u32> = request.prompt.iter().chain(&one.tokens).copied().collect();
+                let logits = no_grad(|| model.logits(&model.hidden_of(&ids))).narrow(1, 0, i64::from(n));
+                let log_probs = logits.log_softmax(-1, Kind::Double);
+                for (i, (token, log_prob)) in one.tokens.iter().zip(&one.log_probs).enumerate() {
+                    let expected = log_probs.double_value(&[(request.prompt.len() + i - 1) as i64, i64::from(*token)]);
+                    assert!((expected - f64::from(*log_prob)).abs() < 1e-4, "{expected} and {log_prob}");
+                }
+            }
+        }
+    }
 }
