@@ -20,7 +20,7 @@ struct RowSummary {
   float log_prob, entropy;
 };
 
-/// The functions of cpu_attention_training.h and cpu_softmax.h. Queries, outputs and their gradients are `[tokens, heads, dim]`, keys and values
+/// The functions of cpu_attention_training.h, cpu_softmax.h and cpu_rows.h. Queries, outputs and their gradients are `[tokens, heads, dim]`, keys and values
 /// `[tokens, kv_heads, dim]`, log-sums of the exponentiated scores `[tokens, heads]`.
 struct TrainingKernels {
   /// Floats of scratch that an item with these segments needs.
@@ -31,6 +31,11 @@ struct TrainingKernels {
   void (*backward)(const AttentionShape&, const SegmentPlace*, long n, long kv_head, const float* q, const float* k, const float* v,
                    const float* out, const float* log_sums, const float* gradient, float* dq, float* dk, float* dv, float* scratch);
   RowSummary (*softmax_row)(float* row, long n, long target, float temperature);
+  float (*rms_norm)(const float* x, const float* w, long n, float eps, float* y);
+  void (*rms_norm_backward)(const float* g, const float* x, const float* w, float r, long n, float* dx, float* dw);
+  void (*rotate)(const float* x, const float* c, const float* s, long heads, long dim, long half, bool transposed, float* y);
+  void (*gate)(const float* gate, const float* up, long n, float* y);
+  void (*gate_backward)(const float* g, const float* gate, const float* up, long n, float* of_gate, float* of_up);
 };
 
 /// Those for this processor.

@@ -80,7 +80,7 @@ impl RmsNorm {
     /// Normalises the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         let shifted = (self.plus != 0.0).then(|| &self.weight + self.plus);
-        x.rms_norm(self.weight.size(), Some(shifted.as_ref().unwrap_or(&self.weight)), self.eps)
+        native::rms_norm(x, shifted.as_ref().unwrap_or(&self.weight), self.eps)
     }
 }
 
@@ -133,6 +133,9 @@ impl Activation {
 
     /// The gated unit of Shazeer, 2020, <https://arxiv.org/abs/2002.05202>: the activation of `gate`, times `up`.
     pub(crate) fn gated(self, gate: &Tensor, up: &Tensor) -> Tensor {
-        self.apply(gate) * up
+        match self {
+            Self::Silu => native::gated_silu(gate, up),
+            _ => self.apply(gate) * up,
+        }
     }
 }

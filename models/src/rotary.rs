@@ -9,7 +9,7 @@ use farmhand_core::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::config_json::ConfigJson;
-use crate::native::cpu;
+use crate::native::{self, cpu};
 use crate::rope_scaling::RopeScaling;
 
 /// How a family spells its rotary settings outside of `rope_parameters`.
@@ -126,11 +126,9 @@ impl Rotary {
 
     /// The embeddings with their frequencies computed, on a device.
     pub(crate) fn on(&self, device: Device) -> RotaryEmbedding {
-        let half = self.dim as i64 / 2;
         RotaryEmbedding {
             frequencies: self.scaling.frequencies(self.theta, self.dim, device),
             amplitude: self.scaling.amplitude(),
-            half,
         }
     }
 }
@@ -150,7 +148,6 @@ pub(crate) struct RotaryEmbedding {
     /// `[dim/2]`.
     frequencies: Tensor,
     amplitude: f64,
-    half: i64,
 }
 
 impl RotaryEmbedding {
@@ -167,7 +164,6 @@ impl RotaryEmbedding {
         RotaryTables {
             cosines: Tensor::cat(&[&cosines, &cosines], -1).unsqueeze(-2),
             signed_sines: Tensor::cat(&[&sines.neg(), &sines], -1).unsqueeze(-2),
-            half: self.half,
         }
     }
 }
@@ -176,25 +172,18 @@ impl RotaryEmbedding {
 pub(crate) struct RotaryTables {
     cosines: Tensor,
     signed_sines: Tensor,
-    half: i64,
 }
 
 impl RotaryTables {
     /// Another handle on the same tables.
     pub(crate) fn shallow_clone(&self) -> Self {
         let (cosines, signed_sines) = (self.cosines.shallow_clone(), self.signed_sines.shallow_clone());
-        Self { cosines, signed_sines, half: self.half }
+        Self { cosines, signed_sines }
     }
 
     /// Turns queries or keys `[n, heads, d]`.
     pub(crate) fn rotate(&self, x: &Tensor) -> Tensor {
-        let (dim, width) = (2 * self.half, x.size()[2]);
-        if dim < width {
-            let turned = self.rotate(&x.narrow(-1, 0, dim));
-            return Tensor::cat(&[&turned, &x.narrow(-1, dim, width - dim)], -1);
-        }
-        // Rolling by half swaps the members of every pair in one operation; the signs are in the sines.
-        (x * &self.cosines).addcmul(&x.roll([self.half], [-1]), &self.signed_sines)
+        native::rotate(x, &self.cosines, &self.signed_sines)
     }
 
     /// As [`RotaryTables::rotate`] by the CPU kernel: a token's numbers are the same whatever tokens are beside it.

@@ -13,6 +13,7 @@ mod memory;
 mod mkl;
 mod ops;
 mod read_speed;
+mod rows;
 mod softmax;
 
 pub use attention::{attention, has_attention};
@@ -24,6 +25,7 @@ pub use linear::{linear, product};
 pub use memory::{TensorMemory, give_back_memory, gpu_memory, keep_freed_memory, reset_tensor_peak, tensor_memory};
 pub use ops::{Argument, call, schema};
 pub use read_speed::read_all;
+pub use rows::{gated_silu, rms_norm, rotate};
 pub use softmax::softmax_rows;
 
 use std::ffi::{CStr, c_char, c_int};
