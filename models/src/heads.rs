@@ -57,6 +57,13 @@ impl ScalarHead {
         &self.parameters
     }
 
+    /// Whether gradients are kept for its parameters; a new head is frozen.
+    pub fn set_trainable(&self, trainable: bool) {
+        for (_, tensor) in &self.parameters {
+            let _ = tensor.set_requires_grad(trainable);
+        }
+    }
+
     /// Hidden states `[n, d]` → `[n]`.
     pub fn forward(&self, hidden: &Tensor) -> Tensor {
         hidden.linear(self.weight(), Some(self.bias())).squeeze_dim(-1)
@@ -158,9 +165,7 @@ impl ScalarModel {
     /// head; a new model is frozen.
     pub fn set_trainable(&self, trainable: bool) {
         self.body.set_trainable(trainable);
-        for (_, tensor) in self.head.parameters() {
-            let _ = tensor.set_requires_grad(trainable);
-        }
+        self.head.set_trainable(trainable);
     }
 
     /// The tensors that keep gradients, sorted by name.

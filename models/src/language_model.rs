@@ -237,20 +237,27 @@ impl LanguageModel {
     /// When the adapter was made for a model with other layers.
     pub fn with_adapter(&self, adapter: Adapter) -> Result<Self> {
         adapter.check(&self.config)?;
-        Ok(Self::assemble(self.config.clone(), self.handles(), Some(adapter), self.device))
+        Ok(self.over(self.handles(), Some(adapter)))
     }
 
     /// The model with its adapter switched off, over the same tensors: what the adapter was added to.
     #[must_use]
     pub fn without_adapter(&self) -> Self {
-        Self::assemble(self.config.clone(), self.handles(), None, self.device)
+        self.over(self.handles(), None)
     }
 
     /// The model with its adapter merged into weights of its own; what the adapter does not change is shared.
     #[must_use]
     pub fn merged(&self) -> Self {
         let parameters = self.parameters.iter().map(|(name, tensor)| (name.clone(), self.merged_tensor(name, tensor)));
-        Self::assemble(self.config.clone(), parameters.collect(), None, self.device)
+        self.over(parameters.collect(), None)
+    }
+
+    /// A model of the same kind over other parameters.
+    fn over(&self, parameters: Vec<(String, Tensor)>, adapter: Option<Adapter>) -> Self {
+        let model = Self::assemble(self.config.clone(), parameters, adapter, self.device);
+        model.set_checkpointing(self.checkpoint_every.get());
+        model
     }
 
     /// A parameter with the adapter's change to it.
@@ -416,7 +423,7 @@ impl LanguageModel {
         let copied = |tensor: &Tensor| tensor.detach().copy();
         let parameters = self.parameters.iter().map(|(name, tensor)| (name.clone(), copied(tensor)));
         let adapter = self.adapter.as_ref().map(|adapter| adapter.map(copied));
-        Ok(Self::assemble(self.config.clone(), parameters.collect(), adapter, self.device))
+        Ok(self.over(parameters.collect(), adapter))
     }
 }
 

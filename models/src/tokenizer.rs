@@ -299,6 +299,11 @@ impl Tokenizer {
         text.strip_prefix(before.as_str()).map_or_else(|| self.decode(ids), str::to_owned)
     }
 
+    /// Whether both have the same `tokenizer.json`, byte for byte.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.files.get(TOKENIZER_FILE) == other.files.get(TOKENIZER_FILE)
+    }
+
     /// The end-of-sequence token, the tokenizer's own first.
     pub fn eos_id(&self) -> u32 {
         self.eos[0]

@@ -9,8 +9,8 @@ use farmhand_core::{
     CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, PollingExecutor, RecordedEvents, Result, RunContext, Seed,
 };
 use farmhand_models::{
-    BatchLayout, LanguageModel, LlamaOptions, ModelConfig, OptimConfig, PromptFormat, Schedule, TextCodec, Tokenizer, train_bpe,
-    write_checkpoint,
+    BatchLayout, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile, Schedule,
+    TextCodec, Tokenizer, train_bpe, write_checkpoint,
 };
 use tch::Tensor;
 use tempfile::TempDir;
@@ -80,6 +80,18 @@ pub(crate) fn tiny_checkpoint_with(stage: &Stage, name: &str, max_positions: usi
     let model = LanguageModel::random(config, Seed::root(3), tch::Device::Cpu).expect("made");
     let codec = TextCodec::new(tokenizer, PromptFormat::None).expect("a codec");
     write_checkpoint(&stage.path().join(name), &model, &codec, "test").expect("saved")
+}
+
+/// The same with larger weights: what a random model says hardly depends on its blocks, so that an adapter of theirs could not
+/// teach it anything.
+pub(crate) fn lively_checkpoint(stage: &Stage) -> Checkpoint {
+    let init = tiny_checkpoint(stage);
+    let model = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+    for (_, tensor) in model.parameters().iter().filter(|(_, tensor)| tensor.dim() == 2) {
+        tch::no_grad(|| drop(tensor.shallow_clone().g_mul_scalar_(15.0)));
+    }
+    write_checkpoint(&stage.path().join("lively"), &model, &TextCodec::load(&init, None).expect("a codec"), "test")
+        .expect("saved")
 }
 
 /// An optimiser that gets a tiny model somewhere in a few steps.
@@ -178,6 +190,20 @@ pub(crate) const SPLITS: [(BatchLayout, usize, usize); 6] = [
     (BatchLayout::Padded, 3, 4096),
     (BatchLayout::Padded, 8, 30),
 ];
+
+/// The options of a small adapter with dropout.
+pub(crate) fn small_lora() -> LoraConfig {
+    LoraConfig { rank: 2, alpha: 8.0, dropout: 0.2, ..LoraConfig::default() }
+}
+
+/// The names of the weights in which two checkpoints of one architecture differ by a bit or more.
+pub(crate) fn moved(from: &Checkpoint, to: &Checkpoint) -> Vec<String> {
+    let read =
+        |checkpoint: &Checkpoint| SafetensorsFile::open(&checkpoint.path().join("model.safetensors")).expect("a whole model");
+    let (mut from, mut to) = (read(from), read(to));
+    let bits = |file: &mut SafetensorsFile, name: &str| file.read(name).expect("there").view_dtype(tch::Kind::Int);
+    from.names().into_iter().filter(|name| bits(&mut from, name) != bits(&mut to, name)).collect()
+}
 
 /// The gradients of some parameters, which are then cleared.
 pub(crate) fn take_gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {

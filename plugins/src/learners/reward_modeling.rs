@@ -9,11 +9,11 @@ use std::time::Instant;
 use farmhand_core::types::PreferencePair;
 use farmhand_core::{
     BuildContext, Checkpoint, CheckpointKind, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements,
-    Result, RunContext, register,
+    Result, RunContext, Seed, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, LanguageModel, OptimConfig, PromptFormat, ScalarHead, ScalarModel, TextCodec, TokenBatch, backward,
-    load_train_state, save_scalar_checkpoint, save_train_state, tch_device, zero_gradients,
+    AdamW, BatchLayout, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, PromptFormat, ScalarHead, ScalarModel, TextCodec,
+    TokenBatch, backward, load_train_state, save_scalar_checkpoint, save_train_state, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,9 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::reward_models::ReadingRule;
 use crate::rl::bradley_terry::preference_losses;
-use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, plan_steps};
+use crate::training::{
+    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, in_training, items_before, plan_steps, start_training,
+};
 
 register! {
     kind: Learner, name: "reward_modeling", config: RewardModelingConfig,
@@ -68,6 +70,12 @@ pub struct RewardModelingConfig {
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
     pub validate_every: u64,
+    /// Train low-rank changes to the linear layers (LoRA) and the head, and no other weights; by default all weights are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Weights of the body that stay as they are; not together with `lora`.
+    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
+    pub freeze: FreezeConfig,
     /// The optimiser.
     pub optim: OptimConfig,
 }
@@ -89,6 +97,8 @@ impl Default for RewardModelingConfig {
             layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
+            lora: None,
+            freeze: FreezeConfig::default(),
             optim: OptimConfig { lr: 1e-5, ..OptimConfig::default() },
         }
     }
@@ -112,6 +122,7 @@ impl LearnerConfig for RewardModelingConfig {
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .at_least_one("validate_every", self.validate_every as usize)
+            .trained_part(self.lora.as_ref(), &self.freeze)
             .nested("optim", self.optim.problems())
             .problems()
     }
@@ -134,8 +145,10 @@ impl Learner for RewardModeling {
         let Self(config) = self;
         let rule = ReadingRule { with_eos: config.with_eos };
         let codec = TextCodec::load(inputs.init, config.prompt)?;
-        let model = starting_model(inputs.init, ctx)?;
-        model.set_trainable(true);
+        let ScalarModel { body, head } = starting_model(inputs.init, ctx)?;
+        head.set_trainable(true);
+        let body = start_training(body, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
+        let model = ScalarModel { body, head };
 
         let limit =
             TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.body.config().max_positions() };
@@ -151,13 +164,13 @@ impl Learner for RewardModeling {
         };
 
         let plan = plan_steps(&records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
-        let parameters = model.parameters();
+        let parameters = model.trained();
         let mut optim = AdamW::new(&parameters, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("reward_model", &parameters)], &mut [("reward_model", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("reward modelling", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
-        let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, true).map(drop);
+        let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, Some(ctx.seed)).map(drop);
         config.micro_batching(model.body.device()).dry_run(&records, &plan, start, dry_run)?;
         zero_gradients(&parameters);
 
@@ -178,7 +191,7 @@ impl Learner for RewardModeling {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let pass = run_pairs(&model, &records, picked, config, true)?;
+            let pass = run_pairs(&model, &records, picked, config, Some(ctx.seed.child("step", step)))?;
             let place = || format!("step {step}, preference pairs {}", ids_of(&records, picked));
             if !pass.loss.is_finite() {
                 return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
@@ -196,7 +209,7 @@ impl Learner for RewardModeling {
             let last = step + 1 == plan.n_steps();
             if !held_out.is_empty() && (last || (step + 1) % config.validate_every == 0) {
                 let all: Vec<usize> = (0..held_out.len()).collect();
-                let pass = run_pairs(&model, &held_out, &all, config, false)?;
+                let pass = run_pairs(&model, &held_out, &all, config, None)?;
                 ctx.scalar("reward_modeling/validation_loss", step, pass.loss);
                 ctx.scalar("reward_modeling/validation_accuracy", step, pass.accuracy);
             }
@@ -232,13 +245,14 @@ struct Pass {
     mean_reward: f64,
 }
 
-/// Runs the picked pairs through the model, micro-batch by micro-batch; with `train`, adds the gradient of their mean loss.
+/// Runs the picked pairs through the model, micro-batch by micro-batch; with the seed of an optimiser step, adds the gradient of
+/// their mean loss.
 fn run_pairs(
     model: &ScalarModel,
     records: &[Record<2>],
     picked: &[usize],
     config: &RewardModelingConfig,
-    train: bool,
+    train: Option<Seed>,
 ) -> Result<Pass> {
     // Loss, accuracy, margin and reward, summed over the pairs; read once, for a look makes the host wait for the device.
     let mut totals = Tensor::zeros([4], (Kind::Double, model.body.device()));
@@ -246,13 +260,16 @@ fn run_pairs(
         let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
         let texts: Vec<_> = side(0).chain(side(1)).collect();
         let batch = TokenBatch::new(&texts, config.layout, model.body.device())?;
-        let rewards = if train { model.last_token_scores(&batch) } else { no_grad(|| model.last_token_scores(&batch)) };
+        let rewards = match train {
+            Some(seed) => model.last_token_scores(&in_training(batch, records, &rows, seed)),
+            None => no_grad(|| model.last_token_scores(&batch)),
+        };
         let n = rows.len() as i64;
         let (chosen, rejected) = (rewards.narrow(0, 0, n), rewards.narrow(0, n, n));
         let margins: Vec<f64> = rows.iter().map(|&i| records[i].margin * config.margin_weight).collect();
         let margins = Tensor::from_slice(&margins).to_kind(rewards.kind()).to_device(rewards.device());
         let losses = preference_losses(&chosen, &rejected, &margins, config.label_smoothing, config.centring);
-        if train {
+        if train.is_some() {
             backward(&(losses.sum(Kind::Float) / picked.len() as f64));
         }
         let difference = (&chosen - &rejected).detach();
@@ -270,11 +287,13 @@ mod tests {
 
     use farmhand_core::types::Response;
     use farmhand_core::{Device, Feedback, RecordedEvents, RewardModelConfig};
+    use farmhand_models::AdapterOutput;
 
     use super::*;
     use crate::reward_models::BradleyTerryConfig;
     use crate::testing::{
-        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, pairs, take_gradients, tiny_checkpoint,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, lively_checkpoint, pairs, small_lora,
+        take_gradients, tiny_checkpoint,
     };
 
     fn config() -> RewardModelingConfig {
@@ -333,6 +352,23 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_and_the_head_learn_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = lively_checkpoint(&base);
+        for output in [AdapterOutput::Merged, AdapterOutput::Adapter] {
+            let config = RewardModelingConfig { lora: Some(LoraConfig { output, ..small_lora() }), ..config() };
+            let (stage, events) = (Stage::new(), RecordedEvents::default());
+            let learned = learn(&config, &init, &stage.context(&events)).expect("learned");
+            let accuracy = events.scalars("reward_modeling/validation_accuracy");
+            assert!(accuracy.last().expect("validated").1 > 0.8, "{accuracy:?}");
+            let model = ScalarModel::load(learned.path(), tch::Device::Cpu).expect("loaded");
+            let fresh = starting_model(&init, &stage.context(&events)).expect("made");
+            assert_ne!(model.head.weight(), fresh.head.weight());
+            assert_resumes_exactly("reward_modeling/loss", 9, |ctx| learn(&config, &init, ctx));
+        }
+    }
+
+    #[test]
     fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
@@ -357,7 +393,7 @@ mod tests {
             let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
             let micro = RewardModelingConfig { layout, micro_batch_size, micro_batch_tokens, ..RewardModelingConfig::default() };
             let config = RewardModelingConfig { centring: 0.01, ..micro };
-            let loss = run_pairs(&model, &records, &picked, &config, true).expect("run").loss;
+            let loss = run_pairs(&model, &records, &picked, &config, Some(Seed::root(0))).expect("run").loss;
             (loss, take_gradients(&model.parameters()))
         };
         let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);

@@ -9,18 +9,21 @@ use std::time::Instant;
 use farmhand_core::types::Demonstration;
 use farmhand_core::{
     BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
-    RunContext, register,
+    RunContext, Seed, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, TextCodec, TokenBatch, load_train_state,
-    save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device, zero_gradients,
+    AdamW, BatchLayout, Ending, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, PromptFormat, TextCodec, TokenBatch,
+    load_train_state, save_checkpoint, save_train_state, selected_log_probs, selected_log_probs_no_grad, tch_device,
+    zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::rl::reduction::{Reduction, StepTotals};
-use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, plan_steps};
+use crate::training::{
+    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, in_training, items_before, plan_steps, start_training,
+};
 
 register! {
     kind: Learner, name: "sft", config: SftConfig,
@@ -59,6 +62,12 @@ pub struct SftConfig {
     pub layout: BatchLayout,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
+    /// Train low-rank changes to the linear layers (LoRA) and none of the weights; by default the weights are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Weights that stay as they are; not together with `lora`.
+    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
+    pub freeze: FreezeConfig,
     /// The optimiser.
     pub optim: OptimConfig,
 }
@@ -76,6 +85,8 @@ impl Default for SftConfig {
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 50,
+            lora: None,
+            freeze: FreezeConfig::default(),
             optim: OptimConfig { lr: 2e-5, ..OptimConfig::default() },
         }
     }
@@ -95,6 +106,7 @@ impl LearnerConfig for SftConfig {
             .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
+            .trained_part(self.lora.as_ref(), &self.freeze)
             .nested("optim", self.optim.problems())
             .problems()
     }
@@ -119,7 +131,7 @@ impl Learner for Sft {
         let validation = inputs.validation.map(|feedback| feedback.demonstrations()).transpose()?;
         let codec = TextCodec::load(inputs.init, config.prompt)?;
         let model = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
-        model.set_trainable(true);
+        let model = start_training(model, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
 
         let limit = TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.config().max_positions() };
         let encode = |demonstration: &Demonstration| -> Result<Record<1>> {
@@ -133,20 +145,21 @@ impl Learner for Sft {
         };
 
         let plan = plan_steps(&records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
-        let mut optim = AdamW::new(model.parameters(), &config.optim, plan.n_steps());
-        let resumed = load_train_state(ctx, &[("policy", model.parameters())], &mut [("policy", &mut optim)])?;
+        let trained = model.trained();
+        let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
+        let resumed = load_train_state(ctx, &[("policy", &trained)], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("supervised fine-tuning", Some(items_before(&plan, plan.n_steps())), "demonstrations");
         progress.advance(items_before(&plan, start));
         config
             .micro_batching(model.device())
-            .dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config).map(drop))?;
-        zero_gradients(model.parameters());
+            .dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config, ctx.seed).map(drop))?;
+        zero_gradients(&trained);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
             if cancelled || (step > start && step % config.save_every == 0) {
-                save_train_state(ctx, step, &[("policy", model.parameters())], &[("policy", &optim)], &serde_json::Value::Null)?;
+                save_train_state(ctx, step, &[("policy", &trained)], &[("policy", &optim)], &serde_json::Value::Null)?;
             }
             if cancelled {
                 return Err(Error::cancelled());
@@ -154,7 +167,7 @@ impl Learner for Sft {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let gradient = accumulate(&model, &records, picked, config)?;
+            let gradient = accumulate(&model, &records, picked, config, ctx.seed.child("step", step))?;
             let place = || format!("step {step}, demonstrations {}", ids_of(&records, picked));
             if !gradient.loss.is_finite() {
                 return Err(
@@ -185,11 +198,18 @@ struct Gradient {
 }
 
 /// Adds the gradient of the picked records' loss to the model, micro-batch by micro-batch; the normaliser is that of all of them.
-fn accumulate(model: &LanguageModel, records: &[Record<1>], picked: &[usize], config: &SftConfig) -> Result<Gradient> {
+/// `seed` is the step's.
+fn accumulate(
+    model: &LanguageModel,
+    records: &[Record<1>],
+    picked: &[usize],
+    config: &SftConfig,
+    seed: Seed,
+) -> Result<Gradient> {
     let totals = StepTotals::of(&response_lengths(records, picked)).with_width(config.max_tokens);
     let mut total = Tensor::zeros([], (Kind::Double, model.device()));
     for rows in config.micro_batching(model.device()).groups(records, picked) {
-        let batch = batch_of(records, &rows, config.layout, model.device())?;
+        let batch = in_training(batch_of(records, &rows, config.layout, model.device())?, records, &rows, seed);
         let selected = selected_log_probs(model, &batch);
         let loss = config.reduction.reduce(&-&selected.values, &batch.response_lengths(), totals);
         total += loss.detach();
@@ -224,11 +244,12 @@ fn batch_of(records: &[Record<1>], rows: &[usize], layout: BatchLayout, device: 
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, Feedback, RecordedEvents};
+    use farmhand_models::AdapterOutput;
 
     use super::*;
     use crate::testing::{
-        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, take_gradients,
-        tiny_checkpoint, tiny_checkpoint_with,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, lively_checkpoint, moved,
+        small_lora, take_gradients, tiny_checkpoint, tiny_checkpoint_with,
     };
 
     fn config() -> SftConfig {
@@ -263,6 +284,47 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_learns_while_the_weights_stay_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = lively_checkpoint(&base);
+        let config = SftConfig { lora: Some(small_lora()), ..config() };
+        let events = RecordedEvents::default();
+        let stage = Stage::new();
+        let learned = learn(&config, &init, &demonstrations(8), &stage.context(&events)).expect("learned");
+        let losses = events.scalars("sft/loss");
+        assert!(losses[23].1 < 0.8 * losses[0].1, "{losses:?}");
+        // The merged weights differ in the adapted layers only.
+        let names = moved(&init, &learned);
+        assert!(names.len() == 2 * 7 && names.iter().all(|name| name.ends_with("_proj.weight")), "{names:?}");
+        assert!(learned.path().join("adapter/adapter_model.safetensors").is_file());
+        assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config, &init, &demonstrations(8), ctx));
+
+        let lora = LoraConfig { output: AdapterOutput::Adapter, ..small_lora() };
+        let alone = SftConfig { lora: Some(lora), ..config };
+        let stage = Stage::new();
+        let small = learn(&alone, &init, &demonstrations(8), &stage.context(&events)).expect("learned");
+        let load = |checkpoint: &Checkpoint| LanguageModel::load(checkpoint.path(), tch::Device::Cpu).expect("loaded");
+        let (small, learned) = (load(&small), load(&learned));
+        let mut pairs = small.parameters().iter().zip(learned.parameters());
+        assert!(pairs.all(|(a, b)| (&a.1 - &b.1).abs().max().double_value(&[]) < 1e-6));
+    }
+
+    #[test]
+    fn frozen_weights_do_not_move_by_a_bit_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let names = vec!["model.norm.weight".to_owned()];
+        let freeze = FreezeConfig { embeddings: true, first_blocks: 1, names };
+        let config = SftConfig { freeze, ..config() };
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let learned = learn(&config, &init, &demonstrations(8), &stage.context(&events)).expect("learned");
+        let names = moved(&init, &learned);
+        assert!(names.len() == 9 && names.iter().all(|name| name.starts_with("model.layers.1.")), "{names:?}");
+        assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config, &init, &demonstrations(8), ctx));
+    }
+
+    #[test]
     fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
@@ -288,7 +350,7 @@ mod tests {
             let gradients = |layout, size, tokens| {
                 let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
                 let config = SftConfig { layout, micro_batch_size, micro_batch_tokens, reduction, ..SftConfig::default() };
-                let loss = accumulate(&model, &records, &picked, &config).expect("run").loss;
+                let loss = accumulate(&model, &records, &picked, &config, Seed::root(0)).expect("run").loss;
                 (loss, take_gradients(model.parameters()))
             };
             let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);

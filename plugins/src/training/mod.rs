@@ -1,9 +1,11 @@
-//! What every learner needs around its loop: records that fit, options in range, a reference.
+//! What every learner needs around its loop: records that fit, options in range, a reference, the part that
+//! is trained.
 
 mod micro_batching;
 mod options;
 mod records;
 mod reference;
+mod trained_part;
 
 use farmhand_core::Seed;
 use farmhand_models::{BatchLayout, StepPlan, computed_tokens};
@@ -11,7 +13,8 @@ use farmhand_models::{BatchLayout, StepPlan, computed_tokens};
 pub use micro_batching::MicroBatching;
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of};
-pub use reference::load_reference;
+pub use reference::{is_same_model, load_reference};
+pub use trained_part::{in_training, start_training};
 
 /// The records of every optimiser step: `batch_size` of them, or as many as `batch_tokens` tokens allow. A pair's prompt counts
 /// once, and no padding counts, so that the plan does not depend on how texts lie in a forward pass.

@@ -17,8 +17,8 @@ use farmhand_core::{
     RunContext, register,
 };
 use farmhand_models::{
-    AdamW, BatchLayout, Ending, LanguageModel, OptimConfig, PromptFormat, TextCodec, load_train_state, save_checkpoint,
-    save_train_state, tch_device, zero_gradients,
+    AdamW, BatchLayout, Ending, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, PromptFormat, TextCodec, load_train_state,
+    save_checkpoint, save_train_state, tch_device, zero_gradients,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,10 @@ use serde::{Deserialize, Serialize};
 use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
-use crate::training::{MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, items_before, load_reference, plan_steps};
+use crate::training::{
+    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, is_same_model, items_before, load_reference, plan_steps,
+    start_training,
+};
 
 register! {
     kind: Learner, name: "dpo", config: DpoConfig,
@@ -75,6 +78,12 @@ pub struct DpoConfig {
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
     pub validate_every: u64,
+    /// Train low-rank changes to the linear layers (LoRA) and none of the weights; by default the weights are trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Weights that stay as they are; not together with `lora`.
+    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
+    pub freeze: FreezeConfig,
     /// The optimiser.
     pub optim: OptimConfig,
 }
@@ -97,6 +106,8 @@ impl Default for DpoConfig {
             layout: BatchLayout::Packed,
             save_every: 50,
             validate_every: 50,
+            lora: None,
+            freeze: FreezeConfig::default(),
             optim: OptimConfig { lr: 1e-6, ..OptimConfig::default() },
         }
     }
@@ -122,6 +133,7 @@ impl LearnerConfig for DpoConfig {
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
             .at_least_one("validate_every", self.validate_every as usize)
+            .trained_part(self.lora.as_ref(), &self.freeze)
             .nested("optim", self.optim.problems())
             .problems()
     }
@@ -159,27 +171,31 @@ impl Learner for Dpo {
 
         let (train, held_out) = {
             // The policy has not moved yet, so without another reference it is the reference.
-            let other = inputs.reference.map(|checkpoint| load_reference(checkpoint, &policy)).transpose()?;
+            let other = match inputs.reference {
+                Some(checkpoint) if !is_same_model(checkpoint, inputs.init)? => Some(load_reference(checkpoint, &policy)?),
+                _ => None,
+            };
             let reference = other.as_ref().unwrap_or(&policy);
             let pairs = |records, name| Pairs::new(records, name, reference, config, ctx);
             (pairs(train, "reference_log_probs.jsonl")?, pairs(held_out, "held_out_reference_log_probs.jsonl")?)
         };
-        policy.set_trainable(true);
+        let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
+        let trained = policy.trained();
 
         let plan = plan_steps(&train.records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
-        let mut optim = AdamW::new(policy.parameters(), &config.optim, plan.n_steps());
-        let resumed = load_train_state(ctx, &[("policy", policy.parameters())], &mut [("policy", &mut optim)])?;
+        let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
+        let resumed = load_train_state(ctx, &[("policy", &trained)], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
         let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
-        let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, true).map(drop);
+        let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
         config.micro_batching(policy.device()).dry_run(&train.records, &plan, start, dry_run)?;
-        zero_gradients(policy.parameters());
+        zero_gradients(&trained);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();
             if cancelled || (step > start && step % config.save_every == 0) {
-                save_train_state(ctx, step, &[("policy", policy.parameters())], &[("policy", &optim)], &serde_json::Value::Null)?;
+                save_train_state(ctx, step, &[("policy", &trained)], &[("policy", &optim)], &serde_json::Value::Null)?;
             }
             if cancelled {
                 return Err(Error::cancelled());
@@ -187,7 +203,7 @@ impl Learner for Dpo {
 
             let started = Instant::now();
             let picked = plan.items(step);
-            let pass = run_pairs(&policy, &train, picked, config, true)?;
+            let pass = run_pairs(&policy, &train, picked, config, Some(ctx.seed.child("step", step)))?;
             let place = || format!("step {step}, preference pairs {}", ids_of(&train.records, picked));
             if !pass.loss.is_finite() {
                 return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
@@ -209,7 +225,7 @@ impl Learner for Dpo {
             let last = step + 1 == plan.n_steps();
             if !held_out.records.is_empty() && (last || (step + 1) % config.validate_every == 0) {
                 let all: Vec<usize> = (0..held_out.records.len()).collect();
-                let pass = run_pairs(&policy, &held_out, &all, config, false)?;
+                let pass = run_pairs(&policy, &held_out, &all, config, None)?;
                 ctx.scalar("dpo/validation_loss", step, pass.loss);
                 ctx.scalar("dpo/validation_accuracy", step, pass.accuracy);
                 ctx.scalar("dpo/validation_margin", step, pass.margin);
@@ -229,7 +245,9 @@ mod tests {
 
     use super::*;
     use crate::reward_models::LikelihoodConfig;
-    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, pairs, tiny_checkpoint};
+    use crate::testing::{
+        Stage, assert_resumes_exactly, fast_optim, lively_checkpoint, moved, pairs, small_lora, tiny_checkpoint,
+    };
 
     fn config() -> DpoConfig {
         DpoConfig { epochs: 6, batch_size: 4, save_every: 4, optim: fast_optim(3e-3), ..DpoConfig::default() }
@@ -292,6 +310,37 @@ mod tests {
         assert!(losses.iter().all(|(_, loss)| (loss - std::f64::consts::LN_2).abs() < 1e-6), "{losses:?}");
         let bytes = |checkpoint: &Checkpoint| std::fs::read(checkpoint.path().join("model.safetensors")).expect("read");
         assert!(bytes(&learned) == bytes(&init));
+    }
+
+    #[test]
+    fn an_adapter_learns_from_the_policy_as_its_reference_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = lively_checkpoint(&base);
+        let config = DpoConfig { lora: Some(small_lora()), optim: fast_optim(1e-2), ..config() };
+        let stage = Stage::new();
+        let events = RecordedEvents::default();
+        let learned = learn(&config, &init, &pairs(10), &stage.context(&events)).expect("learned");
+        let accuracy = events.scalars("dpo/validation_accuracy");
+        assert!(accuracy.last().expect("validated").1 > 0.9, "{accuracy:?}");
+        assert!(moved(&init, &learned).iter().all(|name| name.ends_with("_proj.weight")));
+        assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&config, &init, &pairs(10), ctx));
+    }
+
+    #[test]
+    fn a_reference_that_is_the_start_changes_nothing() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let items = pairs(8);
+        let run = |reference: Option<&Checkpoint>| {
+            let stage = Stage::new();
+            let feedback = Feedback::Preferences(&items);
+            let inputs =
+                LearnerInputs { init: &init, reference, feedback, validation: None, reward_model: None, annotator: None };
+            let events = RecordedEvents::default();
+            Dpo(config()).learn(inputs, &stage.context(&events)).expect("learned");
+            events.scalars("dpo/loss")
+        };
+        assert_eq!(run(Some(&init)), run(None));
     }
 
     #[test]

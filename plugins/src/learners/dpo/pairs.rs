@@ -1,6 +1,6 @@
 //! Preference pairs with the reference's log-probabilities, and one pass of some of them through the policy.
 
-use farmhand_core::{Error, Result, RunContext};
+use farmhand_core::{Error, Result, RunContext, Seed};
 use farmhand_models::{BatchLayout, LanguageModel, TokenBatch, selected_log_probs, selected_log_probs_no_grad, sequence_sums};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::DpoConfig;
 use crate::rl::pairwise::{LengthScale, LogRatios};
 use crate::rl::reduction::StepTotals;
-use crate::training::{Record, ids_of};
+use crate::training::{Record, ids_of, in_training};
 
 /// Pairs with the log-probabilities of the frozen reference.
 pub(super) struct Pairs {
@@ -82,13 +82,14 @@ pub(super) struct Pass {
     pub(super) nll: f64,
 }
 
-/// Runs the picked pairs through the policy, micro-batch by micro-batch; with `train`, adds the gradient of their loss.
+/// Runs the picked pairs through the policy, micro-batch by micro-batch; with the seed of an optimiser step, adds the gradient of
+/// their loss.
 pub(super) fn run_pairs(
     policy: &LanguageModel,
     pairs: &Pairs,
     picked: &[usize],
     config: &DpoConfig,
-    train: bool,
+    train: Option<Seed>,
 ) -> Result<Pass> {
     let n = picked.len() as f64;
     let chosen_lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].texts[0].response().len()).collect();
@@ -96,8 +97,11 @@ pub(super) fn run_pairs(
     // The numbers of `Pass` in their order; read once, for a look makes the host wait for the device.
     let mut sums = Tensor::zeros([6], (Kind::Double, policy.device()));
     for rows in config.micro_batching(policy.device()).groups(&pairs.records, picked) {
-        let batch = batch_of(&pairs.records, &rows, config.layout, policy.device())?;
-        let selected = train.then(|| selected_log_probs(policy, &batch));
+        let mut batch = batch_of(&pairs.records, &rows, config.layout, policy.device())?;
+        if let Some(seed) = train {
+            batch = in_training(batch, &pairs.records, &rows, seed);
+        }
+        let selected = train.map(|_| selected_log_probs(policy, &batch));
         let values = match &selected {
             Some(selected) => selected.values.shallow_clone(),
             None => selected_log_probs_no_grad(policy, &batch).0,
@@ -155,12 +159,13 @@ fn batch_of(records: &[Record<2>], rows: &[usize], layout: BatchLayout, device: 
 mod tests {
     use farmhand_core::NoEvents;
     use farmhand_core::types::PreferencePair;
-    use farmhand_models::{Ending, TextCodec};
+    use farmhand_models::{Ending, FreezeConfig, TextCodec};
 
     use super::*;
     use crate::rl::pairwise::PairwiseLink;
     use crate::rl::reduction::Reduction;
-    use crate::testing::{SPLITS, Stage, assert_same_gradients, pairs, take_gradients, tiny_checkpoint};
+    use crate::testing::{SPLITS, Stage, assert_same_gradients, pairs, small_lora, take_gradients, tiny_checkpoint};
+    use crate::training::start_training;
 
     struct Fixture {
         stage: Stage,
@@ -189,7 +194,7 @@ mod tests {
         let pairs = Pairs::new(records, "reference.jsonl", &policy, &config, &stage.context(&NoEvents)).expect("computed");
         for micro_batch_size in [1, 3, 8].map(Some) {
             let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
-            let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, false).expect("run");
+            let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, None).expect("run");
             assert!((pass.loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", pass.loss);
             assert!(pass.chosen.abs() < 1e-5 && pass.rejected.abs() < 1e-5);
         }
@@ -210,7 +215,7 @@ mod tests {
                 let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
                 let micro = DpoConfig { layout, micro_batch_size, micro_batch_tokens, ..DpoConfig::default() };
                 let config = DpoConfig { link, nll_reduction, nll_weight: 0.3, ..micro };
-                let loss = run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, true).expect("run").loss;
+                let loss = run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Some(Seed::root(0))).expect("run").loss;
                 (loss, take_gradients(policy.parameters()))
             };
             let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
@@ -219,6 +224,29 @@ mod tests {
                 assert!((loss - same_loss).abs() < 1e-6 * loss.abs().max(1.0));
                 assert_same_gradients(&same, &expected, 1e-6);
             }
+        }
+    }
+
+    #[test]
+    fn an_adapters_dropout_does_not_depend_on_layout_and_micro_batches() {
+        let Fixture { stage, policy, records } = fixture();
+        let init = tiny_checkpoint(&stage);
+        policy.set_trainable(false);
+        let policy =
+            start_training(policy, Some(&small_lora()), &FreezeConfig::default(), &init, Seed::root(1)).expect("started");
+        for (_, tensor) in policy.trained() {
+            tch::no_grad(|| drop(tensor.shallow_clone().g_add_scalar_(0.05)));
+        }
+        let pairs = Pairs { records, reference: vec![[-8.0, -9.0]; 8] };
+        let gradients = |layout, size, tokens| {
+            let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
+            let config = DpoConfig { layout, micro_batch_size, micro_batch_tokens, ..DpoConfig::default() };
+            run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Some(Seed::root(3))).expect("run");
+            take_gradients(&policy.trained())
+        };
+        let expected = gradients(BatchLayout::Padded, 8, 4096);
+        for (layout, size, tokens) in SPLITS {
+            assert_same_gradients(&gradients(layout, size, tokens), &expected, 1e-5);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The options of PPO.
 
 use farmhand_core::Problem;
-use farmhand_models::{BatchLayout, OptimConfig, PromptFormat, Schedule};
+use farmhand_models::{BatchLayout, FreezeConfig, LoraConfig, OptimConfig, PromptFormat, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,14 @@ pub struct PpoConfig {
     pub layout: BatchLayout,
     /// Rounds between saved states, ≥ 1.
     pub save_every: u64,
+    /// Train low-rank changes to the linear layers (LoRA) of policy and value model, and the value model's head, and no other
+    /// weights; by default all weights are trained. Policy, reference and, where it starts at the policy's body, the value model
+    /// then share the weights. Without dropout: responses are sampled without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Weights of the policy that stay as they are; not together with `lora`.
+    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
+    pub freeze: FreezeConfig,
     /// The policy's optimiser; its schedule runs over all optimiser steps of all rounds.
     pub optim: OptimConfig,
     /// The value model's optimiser.
@@ -121,6 +129,8 @@ impl Default for PpoConfig {
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
             save_every: 5,
+            lora: None,
+            freeze: FreezeConfig::default(),
             value_optim: optim.clone(),
             optim,
         }
@@ -164,6 +174,7 @@ impl PpoConfig {
 
     /// Everything out of range, paths relative to the learner's table.
     pub(super) fn problems(&self) -> Vec<Problem> {
+        let dropout = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         Ranges::new()
             .at_least_one("steps", self.steps as usize)
             .at_least_one("rollout_size", self.rollout_size)
@@ -183,6 +194,8 @@ impl PpoConfig {
             .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
             .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
+            .trained_part(self.lora.as_ref(), &self.freeze)
+            .require("lora.dropout", dropout == 0.0, "0, for responses are sampled without dropout", dropout)
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
@@ -221,5 +234,9 @@ mod tests {
             PpoConfig { lambda: 1.5, kl_control: KlControl::AdaptiveGain { target: -1.0, gain: 0.1 }, ..PpoConfig::default() };
         let paths: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, ["kl_control.adaptive_gain.target", "lambda"]);
+        let lora = LoraConfig { rank: 0, dropout: 0.1, ..LoraConfig::default() };
+        let paths: Vec<String> =
+            PpoConfig { lora: Some(lora), ..PpoConfig::default() }.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["lora.rank", "lora.dropout"]);
     }
 }

@@ -36,7 +36,7 @@ pub use self::config::{PpoConfig, ValueInit};
 use self::sampling::Sampler;
 use self::update::{targets, update};
 use self::value_start::starting_value_model;
-use crate::training::{Record, TokenLimit, admit, load_reference};
+use crate::training::{Record, TokenLimit, admit, is_same_model, load_reference, start_training};
 
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
@@ -75,21 +75,22 @@ impl Learner for Ppo {
         let codec = TextCodec::load(inputs.init, config.prompt)?;
         let policy = LanguageModel::load(inputs.init.path(), device)?;
         let reference = match inputs.reference {
-            Some(checkpoint) => load_reference(checkpoint, &policy)?,
-            None => policy.copy()?,
+            Some(checkpoint) if !is_same_model(checkpoint, inputs.init)? => load_reference(checkpoint, &policy)?,
+            // An adapter leaves the policy's own weights as they are.
+            _ if config.lora.is_some() => policy.without_adapter(),
+            _ => policy.copy()?,
         };
-        let value = starting_value_model(config.value_init, inputs.init, reward_model, device)?;
+        let value = starting_value_model(config, inputs.init, &policy, reward_model, ctx.seed)?;
         // The value model may be another model with a shorter context.
         let context = policy.config().max_positions().min(value.body.config().max_positions());
         let prompts = fitting_prompts(instructions, context, &codec, config, ctx)?;
-        policy.set_trainable(true);
-        value.set_trainable(true);
+        let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
 
-        let value_parameters = value.parameters();
+        let (policy_parameters, value_parameters) = (policy.trained(), value.trained());
         let n_steps = config.n_optimiser_steps();
-        let mut optim = AdamW::new(policy.parameters(), &config.optim, n_steps);
+        let mut optim = AdamW::new(&policy_parameters, &config.optim, n_steps);
         let mut value_optim = AdamW::new(&value_parameters, &config.value_optim, n_steps);
-        let models = [("policy", policy.parameters()), ("value", value_parameters.as_slice())];
+        let models = [("policy", policy_parameters.as_slice()), ("value", value_parameters.as_slice())];
         let resumed = load_train_state(ctx, &models, &mut [("policy", &mut optim), ("value", &mut value_optim)])?;
         let (start, mut carried) = match resumed {
             Some((step, extra)) => (step, carried_from(extra)?),
@@ -197,12 +198,15 @@ mod tests {
 
     use farmhand_core::types::Response;
     use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents, RewardModel};
+    use farmhand_models::LoraConfig;
 
     use super::*;
     use crate::rl::kl::KlControl;
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
-    use crate::testing::{Stage, assert_resumes_exactly, fast_optim, instructions, tiny_checkpoint};
+    use crate::testing::{
+        Stage, assert_resumes_exactly, fast_optim, instructions, lively_checkpoint, moved, small_lora, tiny_checkpoint,
+    };
 
     /// Likes the letter e: its share of the answer's first characters.
     struct LikesE;
@@ -268,6 +272,23 @@ mod tests {
             assert_eq!(values.len(), 6);
             assert!(values.iter().all(|(_, value)| *value == 0.0), "{name}: {values:?}");
         }
+    }
+
+    #[test]
+    fn adapters_move_towards_what_the_reward_model_likes_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = lively_checkpoint(&base);
+        let lora = Some(LoraConfig { dropout: 0.0, ..small_lora() });
+        let (stage, events) = (Stage::new(), RecordedEvents::default());
+        let config = PpoConfig { lora, ..config() };
+        let longer = PpoConfig { steps: 30, rollout_size: 32, batch_size: 16, optim: fast_optim(5e-2), ..config.clone() };
+        let learned = learn(&longer, &init, &stage.context(&events)).expect("learned");
+        let rewards: Vec<f64> = events.scalars("ppo/reward").into_iter().map(|(_, reward)| reward).collect();
+        assert!(rewards[25..].iter().sum::<f64>() > 2.0 * rewards[..5].iter().sum::<f64>(), "{rewards:?}");
+        let kl = events.scalars("ppo/kl");
+        assert!(kl[0].1 == 0.0 && kl[29].1 > 0.1, "the reference is the policy without its adapter: {kl:?}");
+        assert!(moved(&init, &learned).iter().all(|name| name.ends_with("_proj.weight")));
+        assert_resumes_exactly("ppo/reward", 3, |ctx| learn(&config, &init, ctx));
     }
 
     #[test]

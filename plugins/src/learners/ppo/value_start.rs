@@ -1,18 +1,22 @@
 //! Where the value model comes from.
 
-use farmhand_core::{Checkpoint, CheckpointKind, Error, Result, RewardModel};
-use farmhand_models::{LanguageModel, ScalarHead, ScalarModel};
+use farmhand_core::{Checkpoint, CheckpointKind, Error, Result, RewardModel, Seed};
+use farmhand_models::{FreezeConfig, LanguageModel, ScalarHead, ScalarModel, Tokenizer};
 
-use super::ValueInit;
+use super::{PpoConfig, ValueInit};
+use crate::training::start_training;
 
-/// The value model: a body from where `init` says, and a head that gives 0 everywhere.
+/// The value model, ready to train: a body from where the options say, and a head that gives 0 everywhere. With `lora` the body
+/// has an adapter of its own, and shares the weights of `policy`, which was loaded from `init`, when it starts there.
 pub(super) fn starting_value_model(
-    init: ValueInit,
-    policy: &Checkpoint,
+    config: &PpoConfig,
+    init: &Checkpoint,
+    policy: &LanguageModel,
     reward_model: &dyn RewardModel,
-    device: tch::Device,
+    seed: Seed,
 ) -> Result<ScalarModel> {
-    let from_reward = match (init, reward_model.checkpoint()) {
+    let device = policy.device();
+    let from_reward = match (config.value_init, reward_model.checkpoint()) {
         (ValueInit::Policy, _) | (ValueInit::Auto, None) => None,
         (ValueInit::RewardModel, None) => {
             return Err(Error::invalid_config(
@@ -20,7 +24,7 @@ pub(super) fn starting_value_model(
             )
             .with_hint("use `value_init = \"policy\"`"));
         }
-        (_, Some(checkpoint)) => match (init, reads_the_same_tokens(policy, checkpoint)?) {
+        (_, Some(checkpoint)) => match (config.value_init, reads_the_same_tokens(init, checkpoint)?) {
             (_, true) => Some(checkpoint),
             (ValueInit::RewardModel, false) => {
                 return Err(Error::invalid_config(
@@ -36,25 +40,27 @@ pub(super) fn starting_value_model(
             ScalarModel::load(checkpoint.path(), device)?.body
         }
         Some(checkpoint) => LanguageModel::load(checkpoint.path(), device)?,
-        None => LanguageModel::load(policy.path(), device)?,
+        // The policy's own weights do not move when it has an adapter, so two adapters can share them.
+        None if config.lora.is_some() => policy.without_adapter(),
+        None => policy.copy()?,
     };
     let head = ScalarHead::zeros(body.config().hidden_size(), device);
+    head.set_trainable(true);
+    let base = from_reward.unwrap_or(init);
+    let body = start_training(body, config.lora.as_ref(), &FreezeConfig::default(), base, seed.child("value_lora", 0))?;
     Ok(ScalarModel::from_language_model(body, head))
 }
 
 /// Whether two checkpoints have the same tokenizer, byte for byte.
 fn reads_the_same_tokens(a: &Checkpoint, b: &Checkpoint) -> Result<bool> {
-    let read = |checkpoint: &Checkpoint| {
-        let path = checkpoint.path().join("tokenizer.json");
-        std::fs::read(&path).map_err(|error| Error::io("read", &path, error))
-    };
-    Ok(read(a)? == read(b)?)
+    Ok(Tokenizer::load(a.path())?.is_same_file(&Tokenizer::load(b.path())?))
 }
 
 #[cfg(test)]
 mod tests {
     use farmhand_core::types::Response;
     use farmhand_core::{ErrorKind, RunContext};
+    use farmhand_models::LoraConfig;
 
     use super::*;
     use crate::testing::{Stage, tiny_checkpoint, tiny_checkpoint_with};
@@ -78,17 +84,40 @@ mod tests {
                 Some(&self.0)
             }
         }
-        let (stage, cpu) = (Stage::new(), tch::Device::Cpu);
-        let (policy, other) = (tiny_checkpoint(&stage), tiny_checkpoint_with(&stage, "other", 48));
+        let stage = Stage::new();
+        let (init, other) = (tiny_checkpoint(&stage), tiny_checkpoint_with(&stage, "other", 48));
+        let policy = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
         let context = |value: &ScalarModel| value.body.config().max_positions();
-        let start = |init, reward_model: &dyn RewardModel| starting_value_model(init, &policy, reward_model, cpu);
+        let start = |value_init, reward_model: &dyn RewardModel| {
+            let config = PpoConfig { value_init, ..PpoConfig::default() };
+            starting_value_model(&config, &init, &policy, reward_model, Seed::root(0))
+        };
         let trained = Trained(other);
         assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 48);
         assert_eq!(context(&start(ValueInit::Policy, &trained).expect("started")), 96);
         assert_eq!(context(&start(ValueInit::Auto, &Untrained).expect("started")), 96);
         assert_eq!(start(ValueInit::RewardModel, &Untrained).expect_err("it has none").kind(), ErrorKind::InvalidConfig);
-        std::fs::write(trained.0.path().join("tokenizer.json"), "{}").expect("written");
+        let path = trained.0.path().join("tokenizer.json");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        std::fs::write(&path, text + "\n").expect("written");
         assert_eq!(context(&start(ValueInit::Auto, &trained).expect("started")), 96);
         assert!(start(ValueInit::RewardModel, &trained).is_err());
+    }
+
+    #[test]
+    fn with_adapters_the_value_model_shares_the_policys_weights_and_trains_its_own_adapter_and_head() {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        let policy = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+        let lora = Some(LoraConfig { rank: 2, ..LoraConfig::default() });
+        let config = PpoConfig { lora: lora.clone(), ..PpoConfig::default() };
+        let value = starting_value_model(&config, &init, &policy, &Untrained, Seed::root(0)).expect("started");
+        let policy = start_training(policy, lora.as_ref(), &FreezeConfig::default(), &init, Seed::root(0)).expect("started");
+        let pairs = policy.parameters().iter().zip(value.body.parameters());
+        assert!(pairs.clone().count() > 0 && pairs.into_iter().all(|((_, a), (_, b))| a.data_ptr() == b.data_ptr()));
+        let names: Vec<String> = value.trained().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.iter().filter(|name| !name.contains("lora_")).collect::<Vec<_>>(), ["score.bias", "score.weight"]);
+        let (own, others) = (value.trained(), policy.trained());
+        assert!(own.iter().all(|(_, tensor)| others.iter().all(|(_, other)| tensor.data_ptr() != other.data_ptr())));
     }
 }
