@@ -148,18 +148,20 @@ impl RunDir {
         }
     }
 
-    /// Whether an unfinished stage kept anything worth keeping: an output, or saved state.
+    /// Whether an unfinished stage kept anything worth keeping: an output, or saved state. A journal without a line is none.
     fn holds_work(&self, plan: &StagePlan) -> Result<bool> {
         let path = self.stage_path(&plan.name);
+        let state = path.join("state");
         let beside = |dir: &Path, ignored: &[&str]| match std::fs::read_dir(dir) {
             Ok(entries) => Ok(entries.flatten().any(|entry| {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                !is_leftover(&name) && !ignored.contains(&name.as_str())
+                let is_empty = *dir == state && entry.metadata().is_ok_and(|data| data.is_file() && data.len() == 0);
+                !is_empty && !is_leftover(&name) && !ignored.contains(&name.as_str())
             })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io("list", dir, error)),
         };
-        Ok(beside(&path.join("state"), &["begun.json"])? || beside(&path, &BOOKKEEPING)?)
+        Ok(beside(&state, &["begun.json"])? || beside(&path, &BOOKKEEPING)?)
     }
 
     /// Why a finished stage does not fit the plan; `None` when it does.
@@ -342,6 +344,19 @@ mod tests {
         let state = dir.path().join("dpo/state");
         std::fs::create_dir_all(&state).and_then(|()| std::fs::write(state.join(".begun.json.tmp"), "{")).expect("written");
         assert_eq!(run.status(&other, false).expect("known"), StageStatus::New);
+    }
+
+    #[test]
+    fn an_unfinished_stage_takes_other_options_until_its_journal_has_a_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut run = RunDir::open(dir.path()).expect("opened");
+        let (one, other) = (plan(serde_json::json!({ "port": 1 })), plan(serde_json::json!({ "port": 2 })));
+        let stage = run.begin(&one, StageStatus::New).expect("begun");
+        let (mut journal, _) = stage.journal::<u32>("answers.jsonl").expect("opened");
+        assert_eq!(run.status(&other, false).expect("known"), StageStatus::New);
+        journal.append(&[1_u32]).expect("appended");
+        let error = run.status(&other, false).expect_err("refused");
+        assert!(error.to_string().contains("`port` (1 → 2)"), "{error}");
     }
 
     #[test]
