@@ -78,18 +78,18 @@ impl Client {
         async move {
             let other_name = &client.shared.counts_completion_tokens;
             if !other_name.load(Ordering::Relaxed) {
-                match client.chat_once(&request, "max_tokens").await {
+                match client.chat_once(request.clone(), "max_tokens").await {
                     Err(failure) if asks_for_the_other_name(&failure) => other_name.store(true, Ordering::Relaxed),
                     result => return result,
                 }
             }
-            client.chat_once(&request, "max_completion_tokens").await
+            client.chat_once(request, "max_completion_tokens").await
         }
     }
 
-    async fn chat_once(&self, request: &ChatRequest, limit: &str) -> Result<Answer, Failure> {
+    async fn chat_once(&self, request: ChatRequest, limit: &'static str) -> Result<Answer, Failure> {
         let has_stop_texts = !request.decoding.stop.is_empty();
-        let sending = Request { url: self.url().api("chat/completions"), body: Some(request.body(limit)) };
+        let sending = Request::post(self.url().api("chat/completions"), move || request.body(limit));
         let answer = self.send(sending, move |json| read(json, has_stop_texts)).await;
         answer.inspect(|answer| self.count_tokens(answer))
     }

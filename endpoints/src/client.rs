@@ -50,8 +50,18 @@ pub(crate) struct Shared {
 /// What is asked of which route.
 pub(crate) struct Request {
     pub(crate) url: String,
-    /// Posted as JSON; without one the route is read.
-    pub(crate) body: Option<Value>,
+    /// Makes what is posted as JSON, when the request's turn comes; without one the route is read.
+    pub(crate) body: Option<Box<dyn Fn() -> Value + Send + Sync>>,
+}
+
+impl Request {
+    pub(crate) fn get(url: String) -> Self {
+        Self { url, body: None }
+    }
+
+    pub(crate) fn post(url: String, body: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        Self { url, body: Some(Box::new(body)) }
+    }
 }
 
 impl Client {
@@ -72,7 +82,8 @@ impl Client {
             .connect_timeout(Duration::from_secs_f64(options.timeout_secs.min(10.0)))
             // A key goes to the server that was named and to no other.
             .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
+            // Many servers close a connection that was idle for five seconds; a request on its way then would be lost.
+            .pool_idle_timeout(Duration::from_secs(4))
             .user_agent(concat!("farmhand/", env!("CARGO_PKG_VERSION")));
         if url.is_loopback() {
             http = http.no_proxy();
@@ -147,8 +158,8 @@ impl std::fmt::Debug for Client {
 impl Shared {
     async fn send<T>(&self, request: &Request, read: &(impl Fn(&Value) -> Result<T, String> + Sync)) -> Result<T, Failure> {
         let number = self.n_started.fetch_add(1, Ordering::Relaxed);
-        let body = request.body.as_ref().map(|body| serde_json::to_vec(body).expect("a JSON value is JSON"));
         let _permit = self.permits.acquire().await.expect("never closed");
+        let body = request.body.as_ref().map(|body| serde_json::to_vec(&body()).expect("a JSON value is JSON"));
         let mut attempt = 1;
         loop {
             self.wait_as_asked().await;

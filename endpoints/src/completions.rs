@@ -50,7 +50,7 @@ impl Client {
     /// Goes on from a prompt, at `/v1/completions`.
     pub fn complete(&self, request: CompletionRequest) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static {
         let has_stop_texts = !request.decoding.stop.is_empty();
-        let sending = Request { url: self.url().api("completions"), body: Some(request.body()) };
+        let sending = Request::post(self.url().api("completions"), move || request.body());
         let (client, answer) = (self.clone(), self.send(sending, move |json| read(json, has_stop_texts)));
         async move { answer.await.inspect(|answer| client.count_tokens(answer)) }
     }

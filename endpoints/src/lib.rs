@@ -31,7 +31,6 @@ mod completions;
 mod decoding;
 mod failure;
 mod in_parallel;
-#[cfg(any(test, feature = "loopback"))]
 pub mod loopback;
 mod network_thread;
 mod options;

@@ -32,7 +32,7 @@ impl Client {
     }
 
     fn tokenize(&self, body: Value) -> impl Future<Output = Result<Option<Vec<u32>>, Failure>> + Send + 'static {
-        let answer = self.send(Request { url: self.url().root("tokenize"), body: Some(body) }, |json| {
+        let answer = self.send(Request::post(self.url().root("tokenize"), move || body.clone()), |json| {
             token_ids(&json["tokens"]).ok_or_else(|| "no `tokens`".to_owned())
         });
         async move {

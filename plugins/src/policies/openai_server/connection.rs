@@ -49,6 +49,7 @@ impl OpenAiServer {
     pub(super) fn connect(&self, first: &Asked, ctx: &RunContext<'_>) -> Result<Connection> {
         let cancel = ctx.cancel;
         let served = self.served_model(cancel)?;
+        self.warn_of_another_folder(&served, ctx);
         let is_vllm = match self.config.dialect {
             Dialect::Vllm => true,
             Dialect::Openai => false,
@@ -95,6 +96,20 @@ impl OpenAiServer {
             weights::same_weights(folder, codec, prompt, &answer, limit, (ctx.device, cancel, ctx.events))?;
         }
         Ok(connection)
+    }
+
+    /// Warns when the server names a folder of this machine that is not the checkpoint's.
+    fn warn_of_another_folder(&self, served: &ServedModel, ctx: &RunContext<'_>) {
+        let (Some(root), Some(folder)) = (&served.root, &self.folder) else { return };
+        if let (Ok(theirs), Ok(ours)) = (std::fs::canonicalize(root), std::fs::canonicalize(folder))
+            && theirs != ours
+        {
+            ctx.events.warn(&format!(
+                "the server says that it serves `{}`; its answers are taken for those of `{}` (`max_log_prob_gap` compares weights)",
+                theirs.display(),
+                ours.display()
+            ));
+        }
     }
 
     /// The model to ask for.

@@ -28,6 +28,8 @@ pub(super) struct Behaviour {
     pub(super) adds_bos: bool,
     /// Leaves counts of tokens out.
     pub(super) does_not_count: bool,
+    /// The folder it says it serves.
+    pub(super) root: String,
     /// Where its log-probabilities come from; without, every token's is −0.25.
     pub(super) weights: Option<Arc<Mutex<LanguageModel>>>,
 }
@@ -44,6 +46,7 @@ impl Default for Behaviour {
             is_silent: false,
             adds_bos: false,
             does_not_count: false,
+            root: "no/such/folder".to_owned(),
             weights: None,
         }
     }
@@ -90,7 +93,9 @@ impl FakeVllm {
     fn models(&self) -> Reply {
         let model = |name: &&str| match self.behaviour.is_plain {
             true => json!({ "id": name, "object": "model", "owned_by": "system" }),
-            false => json!({ "id": name, "owned_by": "vllm", "root": "x", "max_model_len": self.behaviour.max_model_len }),
+            false => {
+                json!({ "id": name, "owned_by": "vllm", "root": self.behaviour.root, "max_model_len": self.behaviour.max_model_len })
+            }
         };
         Reply::json(200, &json!({ "object": "list", "data": self.behaviour.models.iter().map(model).collect::<Vec<_>>() }))
     }

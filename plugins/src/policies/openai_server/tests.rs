@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use farmhand_core::types::{Completion, FinishReason, Instruction, Message, Role, SamplingParams};
 use farmhand_core::{
-    BuildContext, Checkpoint, Device, Error, ErrorKind, NoEvents, Policy, PolicyConfig, RecordedEvents, Result, checked,
+    BuildContext, Checkpoint, Device, Error, ErrorKind, Event, NoEvents, Policy, PolicyConfig, RecordedEvents, Result, checked,
 };
 use farmhand_endpoints::loopback::{Loopback, Received, Reply, nobody};
 use farmhand_endpoints::{Backoff, Client};
@@ -232,6 +232,23 @@ fn weights_that_differ_are_refused_when_they_are_compared() {
     assert_eq!(asked_for_answers(&other).len(), 1, "one answer is compared, and no more is sampled");
     let plain = start(codec(PromptFormat::None), Behaviour { is_plain: true, ..Behaviour::default() });
     assert!(refusal(&close(&plain)).message().contains("cannot be compared"));
+}
+
+#[test]
+fn a_server_that_names_another_folder_is_warned_of() {
+    let stage = Stage::new();
+    let checkpoint = tiny_checkpoint(&stage);
+    let warnings = |root: &Path| {
+        let root = root.display().to_string();
+        let server = start(codec(PromptFormat::None), Behaviour { root, ..Behaviour::default() });
+        let events = RecordedEvents::default();
+        let answers = policy(&config(&server), &checkpoint).generate(&instructions(1), &sampling(1), &stage.context(&events));
+        assert_eq!(answers.expect("answered").len(), 1);
+        events.take().iter().filter(|event| matches!(event, Event::Message { level, .. } if level == "warning")).count()
+    };
+    assert_eq!(warnings(checkpoint.path()), 0);
+    assert_eq!(warnings(Path::new("no/such/folder")), 0);
+    assert_eq!(warnings(stage.path()), 1);
 }
 
 #[test]
