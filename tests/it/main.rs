@@ -5,4 +5,5 @@ mod command;
 mod contract;
 mod learners;
 mod pipeline;
+mod server;
 mod tidy;
