@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use farmhand_core::run::{News, SharedJournal, hash_path};
 use farmhand_core::types::{Annotation, Comparison, content_id};
 use farmhand_core::{
-    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, EventSink, Problem, Result, RunContext, register,
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Checkpoint, Error, EventSink, Problem, Result, RunContext, register,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,9 +49,9 @@ impl AnnotatorConfig for CachedConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
         let options =
             serde_json::to_string(&self.inner).map_err(|error| Error::other("options are not JSON").with_source(error))?;
-        let models = [ctx.reward_model, ctx.policy].map(|model| model.map(|checkpoint| checkpoint.path().to_owned()));
+        let models = [ctx.reward_model, ctx.policy].into_iter().flatten().flat_map(Checkpoint::inputs).collect();
         let inner = TieIfIdentical::build(&self.inner, ctx)?;
-        Ok(TieIfIdentical::around(Cached::new(ctx.resolve(&self.path), options, models.into_iter().flatten().collect(), inner)))
+        Ok(TieIfIdentical::around(Cached::new(ctx.resolve(&self.path), options, models, inner)))
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -57,6 +57,8 @@ pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub struct Checkpoint {
     path: PathBuf,
     prompt_format: Option<String>,
+    name: Option<String>,
+    files: Option<Vec<String>>,
 }
 
 impl Checkpoint {
@@ -78,7 +80,35 @@ impl Checkpoint {
             return Err(Error::missing_input(format!("`{}` holds no config.json", path.display()))
                 .with_hint("a model is a folder with config.json, *.safetensors and tokenizer.json"));
         }
-        Ok(Self { path, prompt_format: None })
+        Ok(Self { path, prompt_format: None, name: None, files: None })
+    }
+
+    /// The same model in a folder that others share and add files to, such as the hub's cache: `name` is what people call it,
+    /// `files` (paths inside the folder) are what belongs to it.
+    #[must_use]
+    pub fn in_shared_folder(mut self, name: impl Into<String>, files: Vec<String>) -> Self {
+        (self.name, self.files) = (Some(name.into()), Some(files));
+        self
+    }
+
+    /// What people call the model: its folder's name, or the stage's where that is just `checkpoint`.
+    pub fn name(&self) -> String {
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        match (&self.name, name(&self.path)) {
+            (Some(name), _) => name.clone(),
+            (None, Some(own)) if own == "checkpoint" => self.path.parent().and_then(name).unwrap_or(own),
+            (None, Some(own)) => own,
+            (None, None) => self.path.display().to_string(),
+        }
+    }
+
+    /// The paths whose contents are the model, for recording what a stage read: the folder, or the model's own files where
+    /// others share the folder.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        match &self.files {
+            None => vec![self.path.clone()],
+            Some(files) => files.iter().map(|file| self.path.join(file)).collect(),
+        }
     }
 
     /// The same model, asked in another prompt format than its manifest says (`none`, `alpaca`, `chat`).
@@ -136,5 +166,52 @@ impl Checkpoint {
     /// As [`Checkpoint::manifest`].
     pub fn kind(&self) -> Result<CheckpointKind> {
         Ok(self.manifest()?.map_or(CheckpointKind::CausalLm, |manifest| manifest.kind))
+    }
+}
+
+/// Finds the model that a user named in a configuration, in a component's options or on the command line. This crate knows
+/// folders; the program also knows the Hugging Face hub.
+pub trait FindModel: std::fmt::Debug {
+    /// The model called `name`; relative folders start at `base_dir`.
+    ///
+    /// # Errors
+    /// When there is no such model, or it cannot be fetched.
+    fn find_model(&self, name: &Path, base_dir: &Path) -> Result<Checkpoint>;
+
+    /// The same for who needs no weights: configuration and tokenizer are enough.
+    ///
+    /// # Errors
+    /// As [`FindModel::find_model`].
+    fn find_description(&self, name: &Path, base_dir: &Path) -> Result<Checkpoint> {
+        self.find_model(name, base_dir)
+    }
+}
+
+/// Finds models in folders and nowhere else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FoldersOnly;
+
+impl FindModel for FoldersOnly {
+    fn find_model(&self, name: &Path, base_dir: &Path) -> Result<Checkpoint> {
+        Checkpoint::open(base_dir.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_by_its_folder_its_stage_or_its_given_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("my-sft/checkpoint");
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("config.json"), "{}").expect("written");
+        let checkpoint = FoldersOnly.find_model(Path::new("my-sft"), dir.path()).expect("found");
+        assert_eq!((checkpoint.name().as_str(), checkpoint.inputs()), ("my-sft", vec![folder.clone()]));
+        let shared = checkpoint.in_shared_folder("owner/name", vec!["config.json".to_owned()]);
+        assert_eq!((shared.name().as_str(), shared.inputs()), ("owner/name", vec![folder.join("config.json")]));
+        assert_eq!(shared.path(), folder);
+        assert!(FoldersOnly.find_model(Path::new("other"), dir.path()).is_err());
     }
 }

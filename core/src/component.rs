@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::annotator::{Annotator, AnnotatorConfig};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, FindModel, FoldersOnly};
 use crate::context::Device;
 use crate::error::{Error, Problem, Result};
 use crate::evaluator::{Evaluator, EvaluatorConfig};
@@ -198,12 +198,14 @@ pub struct BuildContext<'a> {
     pub policy: Option<&'a Checkpoint>,
     /// The reward model that is meant when options name no model.
     pub reward_model: Option<&'a Checkpoint>,
+    /// Finds the models that options name.
+    pub models: &'a dyn FindModel,
 }
 
 impl<'a> BuildContext<'a> {
-    /// A context that offers no models.
+    /// A context that offers no models and finds those that options name in folders alone.
     pub fn new(device: Device, base_dir: &'a Path) -> Self {
-        Self { device, base_dir, policy: None, reward_model: None }
+        Self { device, base_dir, policy: None, reward_model: None, models: &FoldersOnly }
     }
 
     /// A path from the options, made absolute to `base_dir`.
@@ -229,10 +231,10 @@ impl<'a> BuildContext<'a> {
 
     fn checkpoint(&self, option: Option<&Path>, fallback: Option<&Checkpoint>, noun: &str) -> Result<Checkpoint> {
         match (option, fallback) {
-            (Some(path), _) => Checkpoint::open(self.resolve(path)),
+            (Some(name), _) => self.models.find_model(name, self.base_dir),
             (None, Some(checkpoint)) => Ok(checkpoint.clone()),
             (None, None) => Err(Error::missing_input(format!("no {noun} to load"))
-                .with_hint("set `model` in the component's options to a model folder")),
+                .with_hint("set `model` in the component's options to a model folder or a hub id")),
         }
     }
 }

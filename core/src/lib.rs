@@ -32,6 +32,7 @@ mod seed;
 pub use annotator::{Annotator, AnnotatorConfig};
 pub use checkpoint::{
     ADAPTER_CONFIG, AdapterBase, CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest,
+    FindModel, FoldersOnly,
 };
 pub use component::{
     AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec,

@@ -56,9 +56,9 @@ pub struct ExperimentConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelSource {
-    /// A Hugging Face folder; relative paths start at the configuration file's folder.
+    /// A Hugging Face folder or a model on the hub.
     Pretrained {
-        /// The folder.
+        /// The folder, from the configuration file's folder on; or a hub id: `owner/name`, `owner/name@revision`, `hf:owner/name`.
         path: PathBuf,
         /// How instructions become text: `none`, `alpaca` or `chat`. Unset: what the checkpoint says, else `chat` when it has a chat template, else `alpaca`.
         #[serde(default, skip_serializing_if = "Option::is_none")]

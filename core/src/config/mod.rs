@@ -10,5 +10,5 @@ pub use experiment::{
     DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, MethodConfig, ModelSource, RewardModelStage, SPLITS,
     SampleConfig, ScratchModel, SftConfig, SplitSizes,
 };
-pub use nearest::did_you_mean;
+pub use nearest::{did_you_mean, nearest};
 pub use schema_check::check_against_schema;

@@ -18,6 +18,9 @@ pub struct Manifest {
     pub format: u32,
     /// The farmhand that wrote it last.
     pub farmhand: String,
+    /// The commit of every model taken from the Hugging Face hub, by the name it was asked for. The run stays with these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, String>,
     /// The finished stages by name.
     pub stages: BTreeMap<String, StageRecord>,
 }
@@ -35,7 +38,12 @@ pub struct StageRecord {
 
 impl Default for Manifest {
     fn default() -> Self {
-        Self { format: MANIFEST_FORMAT, farmhand: env!("CARGO_PKG_VERSION").to_owned(), stages: BTreeMap::new() }
+        Self {
+            format: MANIFEST_FORMAT,
+            farmhand: env!("CARGO_PKG_VERSION").to_owned(),
+            models: BTreeMap::new(),
+            stages: BTreeMap::new(),
+        }
     }
 }
 

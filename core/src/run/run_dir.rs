@@ -78,6 +78,23 @@ impl RunDir {
         write_atomic(&path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::io("write", &path, error)))
     }
 
+    /// The commit of every model this run took from the hub, by the name it was asked for.
+    pub fn models(&self) -> &BTreeMap<String, String> {
+        &self.manifest.models
+    }
+
+    /// Records the commits of models taken from the hub, beside those recorded before.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn record_models(&mut self, models: &BTreeMap<String, String>) -> Result<()> {
+        if models.iter().all(|(name, commit)| self.manifest.models.get(name) == Some(commit)) {
+            return Ok(());
+        }
+        self.manifest.models.extend(models.iter().map(|(name, commit)| (name.clone(), commit.clone())));
+        self.manifest.write(&self.path.join("manifest.json"))
+    }
+
     /// Where a stage stands.
     ///
     /// # Errors
@@ -327,6 +344,18 @@ mod tests {
         std::fs::write(dir.path().join("data/sft.jsonl"), "2\n").expect("edited");
         let error = run.status(&same, false).expect_err("refused");
         assert!(error.to_string().contains("input `data/sft.jsonl` changed"), "{error}");
+    }
+
+    #[test]
+    fn commits_of_models_are_kept_with_the_run() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut run = finished(dir.path());
+        run.record_models(&BTreeMap::from([("o/a".to_owned(), "1".to_owned())])).expect("recorded");
+        run.record_models(&BTreeMap::from([("o/b".to_owned(), "2".to_owned())])).expect("recorded");
+        drop(run);
+        let run = RunDir::open(dir.path()).expect("opened");
+        assert_eq!(run.models().keys().collect::<Vec<_>>(), ["o/a", "o/b"]);
+        assert!(run.manifest.stages.contains_key("sft"));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use farmhand_models::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policies::checkpoint_name::checkpoint_name;
 use crate::training::Ranges;
 
 register! {
@@ -25,7 +24,7 @@ register! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CausalLmConfig {
-    /// The model's folder; by default the policy of the stage.
+    /// The model's folder or hub id; by default the policy of the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// How instructions become text; by default as the checkpoint says.
@@ -50,7 +49,7 @@ impl PolicyConfig for CausalLmConfig {
         let checkpoint = ctx.policy_checkpoint(self.model.as_deref())?;
         let codec = TextCodec::load(&checkpoint, self.prompt)?;
         let model = LanguageModel::load(checkpoint.path(), tch_device(ctx.device)?)?;
-        Ok(Box::new(CausalLm { name: checkpoint_name(&checkpoint), model, codec, config: self.clone() }))
+        Ok(Box::new(CausalLm { name: checkpoint.name(), model, codec, config: self.clone() }))
     }
 
     fn problems(&self) -> Vec<Problem> {

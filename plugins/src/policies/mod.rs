@@ -2,7 +2,6 @@
 
 mod best_of_n;
 mod causal_lm;
-mod checkpoint_name;
 mod openai_server;
 
 pub use best_of_n::BestOfNConfig;

@@ -23,7 +23,7 @@ register! {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BradleyTerryConfig {
-    /// The model's folder; by default the reward model of the stage.
+    /// The model's folder or hub id; by default the reward model of the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// How instructions become text; by default as the checkpoint says.

@@ -27,7 +27,7 @@ register! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LikelihoodConfig {
-    /// The judging model's folder; by default the policy of the stage.
+    /// The judging model's folder or hub id; by default the policy of the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// How instructions become text; by default as the checkpoint says.

@@ -33,7 +33,6 @@ use farmhand_models::{PromptFormat, TextCodec, alpaca_prompt, chat_messages, pla
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policies::checkpoint_name::checkpoint_name;
 use crate::training::Ranges;
 use answers::Asked;
 use connection::Connection;
@@ -57,7 +56,7 @@ pub struct OpenAiServerConfig {
     pub api_key_env: Option<String>,
     /// Whose chat template and tokenizer count: `checkpoint`, the default, or `server`.
     pub template: Template,
-    /// The model folder that the server serves, for its template and tokenizer; by default the policy of the stage.
+    /// The model folder or hub id that the server serves, for its template and tokenizer; by default the policy of the stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
     /// Also compares weights: those of the checkpoint are loaded once, and when the server's log-probabilities of an answer are
@@ -153,7 +152,7 @@ impl OpenAiServerConfig {
         let hint =
             "set `checkpoint` to the model folder that the server serves, or `template = \"server\"` for a model that is none";
         let checkpoint = match (&self.checkpoint, ctx.policy) {
-            (Some(path), _) => Checkpoint::open(ctx.resolve(path))?,
+            (Some(name), _) => ctx.models.find_description(name, ctx.base_dir)?,
             (None, Some(checkpoint)) => checkpoint.clone(),
             (None, None) => return Err(Error::missing_input("there is no checkpoint to compare the server with").with_hint(hint)),
         };
@@ -225,7 +224,7 @@ struct OpenAiServer {
 impl OpenAiServer {
     fn new(config: OpenAiServerConfig, client: Client, codec: Option<(Checkpoint, TextCodec)>) -> Self {
         let (checkpoint, codec) = codec.unzip();
-        let own_name = checkpoint.as_ref().map(checkpoint_name);
+        let own_name = checkpoint.as_ref().map(Checkpoint::name);
         let name = own_name.or_else(|| config.model.clone()).unwrap_or_else(|| "openai_server".to_owned());
         let folder = checkpoint.map(|checkpoint| checkpoint.path().to_owned());
         Self { config, client, codec, folder, name, connection: None, n_calls: 0 }
