@@ -63,6 +63,11 @@ impl SafetensorsFile {
         self.metadata.info(name).map(|info| info.shape.iter().map(|size| *size as i64).collect())
     }
 
+    /// The type of a tensor's elements, for example `BF16`; `None` when it is not there.
+    pub(crate) fn element_type(&self, name: &str) -> Option<String> {
+        self.metadata.info(name).map(|info| format!("{:?}", info.dtype))
+    }
+
     /// A tensor on the CPU in the type it is stored in.
     ///
     /// # Errors
@@ -102,7 +107,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     }
 }
 
-fn dtype_name(kind: Kind) -> Option<&'static str> {
+pub(crate) fn dtype_name(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Double => Some("F64"),
         Kind::Float => Some("F32"),
@@ -142,25 +147,10 @@ pub(crate) fn write_safetensors_mapped<'a>(
             return Err(Error::other(format!("two tensors named `{name}` for `{}`", path.display())));
         }
     }
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".to_owned(), json!(metadata));
-    }
     // Readers want no gaps between tensors and each aligned to its type: wide types first, then by name.
     let mut order: Vec<_> = sorted.iter().map(|(name, tensor)| (*name, *tensor)).collect();
     order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.kind().elt_size_in_bytes()));
-    let mut offset = 0;
-    for (name, tensor) in &order {
-        let dtype = dtype_name(tensor.kind()).ok_or_else(|| {
-            Error::other(format!("tensor `{name}` has type {:?}, which safetensors cannot hold", tensor.kind()))
-        })?;
-        let end = offset + tensor.numel() * tensor.kind().elt_size_in_bytes();
-        header.insert((*name).to_owned(), json!({ "dtype": dtype, "shape": tensor.size(), "data_offsets": [offset, end] }));
-        offset = end;
-    }
-    let mut header = serde_json::to_vec(&header).expect("a header is JSON");
-    header.resize(header.len().next_multiple_of(8), b' ');
-
+    let header = header(order.iter().map(|(name, tensor)| (*name, tensor.kind(), tensor.size())), metadata)?;
     run::write_atomic(path, |out| {
         let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|error| Error::io("write", path, error));
         write(&(header.len() as u64).to_le_bytes())?;
@@ -172,8 +162,30 @@ pub(crate) fn write_safetensors_mapped<'a>(
     })
 }
 
+/// The header of a file that holds these tensors in this order.
+pub(crate) fn header<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, Kind, Vec<i64>)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".to_owned(), json!(metadata));
+    }
+    let mut offset = 0;
+    for (name, kind, shape) in tensors {
+        let dtype = dtype_name(kind)
+            .ok_or_else(|| Error::other(format!("tensor `{name}` has type {kind:?}, which safetensors cannot hold")))?;
+        let end = offset + shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
+        header.insert(name.to_owned(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [offset, end] }));
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header).expect("a header is JSON");
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
 /// The bytes of a tensor in row-major order, little endian on every machine libtorch supports.
-fn tensor_bytes(tensor: &Tensor) -> Vec<u8> {
+pub(crate) fn tensor_bytes(tensor: &Tensor) -> Vec<u8> {
     let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.copy_data_u8(&mut bytes, tensor.numel());

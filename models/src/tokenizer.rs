@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::model_folders::ModelFolders;
 
 /// The files of a tokenizer that are read, kept byte for byte and written back.
-const FILES: [&str; 9] = [
+pub(crate) const FILES: [&str; 9] = [
     TOKENIZER_FILE,
     CONFIG_FILE,
     "special_tokens_map.json",

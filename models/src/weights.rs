@@ -98,7 +98,7 @@ fn no_weights(dir: &Path) -> Error {
 }
 
 /// Tensor name → file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,

@@ -7,6 +7,7 @@ mod generation;
 mod loading;
 mod parity;
 mod published;
+mod recovery;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};
