@@ -10,6 +10,7 @@ use farmhand_evaluators as _;
 use farmhand_plugins as _;
 
 pub mod cli;
+pub mod hub;
 pub mod pipeline;
 
 pub use farmhand_core as core;

@@ -57,6 +57,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Log-probabilities of given responses, one JSON line a record.
     Score(ScoreArgs),
+    /// Look at model folders, fetch models from the hub, restore published weight differences.
+    Checkpoint(CheckpointArgs),
     /// List the components there are.
     List(ListArgs),
     /// Describe a component: options, defaults, units, paper.
@@ -161,7 +163,7 @@ Examples:
 The model lands in OUT/checkpoint; OUT itself also works wherever a model is asked for. Run the same command again to go
 on after an interruption.")]
 pub struct LearnArgs {
-    /// The model to start from: a Hugging Face folder.
+    /// The model to start from: a Hugging Face folder or a hub id.
     #[arg(long)]
     pub model: PathBuf,
     /// What to learn from: JSON, JSONL (.gz, .zst) or Parquet, in any of the field's formats.
@@ -187,10 +189,10 @@ Examples:
 pub struct LearnMethodArgs {
     /// The learner's name; `farmhand list learner` shows them.
     pub method: String,
-    /// The reward model's folder, for methods that ask one.
+    /// The reward model's folder or hub id, for methods that ask one.
     #[arg(long)]
     pub reward_model: Option<PathBuf>,
-    /// The reference policy's folder; unset: the start model.
+    /// The reference policy's folder or hub id; unset: the start model.
     #[arg(long)]
     pub reference: Option<PathBuf>,
     /// The rest.
@@ -234,7 +236,7 @@ Examples:
   farmhand sample --model my-sft --data instructions.jsonl --out samples -n 4
   farmhand annotate --data samples/comparisons.jsonl --out annotated --model my-sft")]
 pub struct SampleArgs {
-    /// The model: a Hugging Face folder.
+    /// The model: a Hugging Face folder or a hub id.
     #[arg(long)]
     pub model: PathBuf,
     /// Instructions, in any of the field's formats.
@@ -294,7 +296,7 @@ Examples:
   farmhand generate --model my-dpo --data eval.jsonl --out answers --temperature 0.7
   farmhand generate --model my-sft --reward-model my-rm --policy best_of_n --set n=16 --data eval.jsonl --out bo16")]
 pub struct GenerateArgs {
-    /// The model: a Hugging Face folder.
+    /// The model: a Hugging Face folder or a hub id.
     #[arg(long)]
     pub model: PathBuf,
     /// Instructions, in any of the field's formats.
@@ -375,7 +377,7 @@ Records are `{prompt, completion}` or Alpaca's `{instruction, input, output}`. E
 and no token is added; otherwise the response ends with one end-of-sequence token, which counts. Where a tokenizer would merge
 the end of the prompt with the start of the response into one token, the two are tokenised apart, as in generation.")]
 pub struct ScoreArgs {
-    /// The model: a Hugging Face folder.
+    /// The model: a Hugging Face folder or a hub id.
     #[arg(long)]
     pub model: PathBuf,
     /// The records.
@@ -390,6 +392,97 @@ pub struct ScoreArgs {
     /// Common options.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// `farmhand checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CheckpointCommand,
+}
+
+/// The subcommands of `farmhand checkpoint`.
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Describe a model: architecture, sizes, weights, tokens, memory.
+    Show(ShowArgs),
+    /// Fetch models from the Hugging Face hub into the cache.
+    Fetch(FetchArgs),
+    /// Restore a model from its base and a published weight difference, as AlpacaFarm released its models.
+    Recover(RecoverArgs),
+}
+
+/// `farmhand checkpoint show`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  farmhand checkpoint show my-sft
+  farmhand checkpoint show HuggingFaceTB/SmolLM2-135M-Instruct     fetches everything but the weights
+  farmhand checkpoint show my-sft --json")]
+pub struct ShowArgs {
+    /// The model: a Hugging Face folder or a hub id.
+    pub model: PathBuf,
+}
+
+/// `farmhand checkpoint fetch`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  farmhand checkpoint fetch HuggingFaceTB/SmolLM2-135M-Instruct
+  farmhand checkpoint fetch meta-llama/Llama-3.2-1B@main           with HF_TOKEN, where a model asks for one
+
+The folder is printed. It lies in the cache that Python's tools share (HF_HOME); every file is checked against its hash, and
+an interrupted download goes on where it stopped. HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_HUB_DOWNLOAD_TIMEOUT are
+honoured too.")]
+pub struct FetchArgs {
+    /// The models: `owner/name`, `owner/name@revision` or `hf:owner/name`.
+    #[arg(required = true, value_name = "ID")]
+    pub models: Vec<PathBuf>,
+}
+
+/// `farmhand checkpoint recover`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  farmhand checkpoint recover --base llama-7b-hf --diff tatsu-lab/alpaca-farm-ppo-sim-wdiff --out ppo-sim
+  farmhand checkpoint recover --base llama-7b-hf --diff reward-model-human-wdiff --out rm-human --dtype bf16
+
+The sum over all tensors is compared with the one in the difference's model_sum.txt; a wrong base is an error. Weights are
+read as safetensors or as torch's .bin files, of which no code is run, one tensor at a time.")]
+pub struct RecoverArgs {
+    /// The model that the difference was taken from: a Hugging Face folder or a hub id.
+    #[arg(long)]
+    pub base: PathBuf,
+    /// The published difference: a folder or a hub id.
+    #[arg(long)]
+    pub diff: PathBuf,
+    /// The folder to make.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The type of the weights written; the sum is taken before rounding.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    pub dtype: DtypeArg,
+    /// The sum over all tensors, where the difference has no model_sum.txt.
+    #[arg(long, value_name = "SUM", allow_negative_numbers = true)]
+    pub expected_sum: Option<f64>,
+    /// Compare the sum with nothing; then nothing says whether the base is the right one.
+    #[arg(long, conflicts_with = "expected_sum")]
+    pub unchecked: bool,
+    /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub threads: u16,
+}
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DtypeArg {
+    /// 4 bytes a parameter, as computed.
+    F32,
+    /// 2 bytes a parameter, rounded.
+    Bf16,
+    /// 2 bytes a parameter, rounded.
+    F16,
 }
 
 /// `farmhand list`.

@@ -1,42 +1,37 @@
 //! `farmhand sft`, `reward-model` and `learn`: one learner on the user's own files.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use farmhand_core::{AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, LearnerInputs, LearnerSpec, Result};
+use farmhand_core::{AnnotatorSpec, BuildContext, ComponentKind, LearnerInputs, LearnerSpec, Result};
 use serde_json::json;
 
 use super::Terminal;
 use super::args::{Cli, LearnArgs};
-use super::stage_folder::{StageFolder, open_model, options_with_overrides, refuse};
+use super::stage_folder::{StageFolder, open_model, open_reward_model, options_with_overrides, refuse, session_for};
 use crate::pipeline::{OwnedFeedback, learn as run_learner, read_options, reward_model_spec};
 
 /// Trains and prints where the model is.
 pub(super) fn learn(
     method: &str,
     args: &LearnArgs,
-    reward_model: Option<&Path>,
-    reference: Option<&Path>,
+    reward_model: Option<&PathBuf>,
+    reference: Option<&PathBuf>,
     cli: &Cli,
     terminal: Terminal,
 ) -> Result<()> {
     let options = options_with_overrides(ComponentKind::Learner, method, &args.common.set)?;
     let spec = LearnerSpec::from_json(method, &options.to_string())?;
     refuse(&spec.problems(), ComponentKind::Learner, method)?;
-    let init = open_model(&args.model, &args.common)?;
-    let reference = reference.map(|path| open_model(path, &args.common)).transpose()?;
-    let reward_model = reward_model.map(Checkpoint::open).transpose()?;
+    let session = session_for(&args.out, &args.common, terminal)?;
+    let init = open_model(&args.model, &args.common, &session)?;
+    let reference = reference.map(|name| open_model(name, &args.common, &session)).transpose()?;
+    let reward_model = open_reward_model(reward_model, &session)?;
     let options = json!({ "learner": serde_json::to_value(&spec).expect("options are JSON"), "skip_bad_records": args.common.skip_bad_records });
-    let others =
-        [args.validation.as_deref(), reference.as_ref().map(Checkpoint::path), reward_model.as_ref().map(Checkpoint::path)];
-    let inputs: Vec<&Path> = [init.path(), args.data.as_path()].into_iter().chain(others.into_iter().flatten()).collect();
-    let folder = StageFolder::open(method, &args.out, &args.common, options, &inputs, terminal)?;
-    let working_dir = Path::new(".");
-    folder.work(|ctx| {
-        let build = BuildContext {
-            policy: Some(&init),
-            reward_model: reward_model.as_ref(),
-            ..BuildContext::new(ctx.device, working_dir)
-        };
+    let files: Vec<_> = [Some(&args.data), args.validation.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+    let models: Vec<_> = [Some(&init), reference.as_ref(), reward_model.as_ref()].into_iter().flatten().collect();
+    let folder = StageFolder::open(method, &args.out, &args.common, options, (&files, &models), session)?;
+    folder.work(|ctx, build| {
+        let build = BuildContext { policy: Some(&init), reward_model: reward_model.as_ref(), ..*build };
         let mut learner = spec.build(&build)?;
         let requires = learner.requires();
         let reading = read_options(args.common.skip_bad_records);

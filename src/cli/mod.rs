@@ -2,6 +2,7 @@
 
 pub mod args;
 
+mod checkpoint;
 mod describe;
 mod init;
 mod learn;
@@ -30,7 +31,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Sft(args) => learn::learn("sft", args, None, None, cli, terminal),
         Command::RewardModel(args) => learn::learn("reward_modeling", args, None, None, cli, terminal),
         Command::Learn(args) => {
-            learn::learn(&args.method, &args.learn, args.reward_model.as_deref(), args.reference.as_deref(), cli, terminal)
+            learn::learn(&args.method, &args.learn, args.reward_model.as_ref(), args.reference.as_ref(), cli, terminal)
         }
         Command::Sample(args) => samples::sample(args, cli, terminal),
         Command::Annotate(args) => samples::annotate(args, cli, terminal),
@@ -38,6 +39,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
         Command::Report(args) => report::report(args, cli),
         Command::Score(args) => score::score(args, cli, terminal),
+        Command::Checkpoint(args) => checkpoint::checkpoint(args, cli, terminal),
         Command::List(args) => list::list(args, cli),
         Command::Describe(args) => describe::describe(args, cli),
         Command::Init(args) => init::init(args),

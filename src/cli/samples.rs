@@ -6,22 +6,17 @@ use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::data::{self, PairsPerInstruction};
 use farmhand_core::types::Completion;
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Device, EvaluationInputs, EvaluatorSpec, PolicySpec, Result,
-    RunContext,
+    AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, EvaluationInputs, EvaluatorSpec, PolicySpec, Result, RunContext,
 };
 use serde_json::{Value, json};
 
 use super::Terminal;
 use super::args::{AnnotateArgs, Cli, Common, EvaluateArgs, GenerateArgs, SampleArgs};
-use super::stage_folder::{StageFolder, open_model, options_with_overrides, refuse, sampling};
+use super::stage_folder::{StageFolder, open_model, open_reward_model, options_with_overrides, refuse, sampling, session_for};
 use crate::pipeline::{self, AnnotationSummary, note_left_out, read_options};
 
 fn to_json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).expect("options are JSON")
-}
-
-fn build_context<'a>(device: Device, policy: Option<&'a Checkpoint>, reward_model: Option<&'a Checkpoint>) -> BuildContext<'a> {
-    BuildContext { policy, reward_model, ..BuildContext::new(device, Path::new(".")) }
 }
 
 /// Prints the files that were written.
@@ -44,11 +39,14 @@ pub(super) fn sample(args: &SampleArgs, cli: &Cli, terminal: Terminal) -> Result
     }
     let pairs = if args.all_pairs { PairsPerInstruction::All } else { PairsPerInstruction::One };
     let spec = policy_spec(&args.policy, &args.common)?;
-    let model = open_model(&args.model, &args.common)?;
+    let session = session_for(&args.out, &args.common, terminal)?;
+    let model = open_model(&args.model, &args.common, &session)?;
     let options = json!({ "policy": to_json(&spec), "sampling": to_json(&sampling), "pairs": to_json(&pairs) });
-    let folder = StageFolder::open("sample", &args.out, &args.common, options, &[model.path(), &args.data], terminal)?;
-    folder.work(|ctx| {
-        let completions = answer(&spec, &model, None, &args.data, &sampling, None, &args.common, ctx)?;
+    let inputs: (&[&Path], &[&Checkpoint]) = (&[&args.data], &[&model]);
+    let folder = StageFolder::open("sample", &args.out, &args.common, options, inputs, session)?;
+    folder.work(|ctx, build| {
+        let build = BuildContext { policy: Some(&model), ..*build };
+        let completions = answer(&spec, &build, &args.data, &sampling, None, &args.common, ctx)?;
         pipeline::pair(&completions, pairs, ctx)
     })?;
     print_files(&args.out, &["completions.jsonl", "comparisons.jsonl"], cli)
@@ -58,15 +56,17 @@ pub(super) fn sample(args: &SampleArgs, cli: &Cli, terminal: Terminal) -> Result
 pub(super) fn generate(args: &GenerateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let sampling = sampling(&args.sampling, 1)?;
     let spec = policy_spec(&args.policy, &args.common)?;
-    let model = open_model(&args.model, &args.common)?;
-    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
+    let session = session_for(&args.out, &args.common, terminal)?;
+    let model = open_model(&args.model, &args.common, &session)?;
+    let reward_model = open_reward_model(args.reward_model.as_ref(), &session)?;
     let options = json!({ "policy": to_json(&spec), "sampling": to_json(&sampling), "name": args.name });
-    let mut inputs = vec![model.path(), &args.data];
-    inputs.extend(reward_model.as_ref().map(Checkpoint::path));
-    let folder = StageFolder::open("generate", &args.out, &args.common, options, &inputs, terminal)?;
-    folder.work(|ctx| {
-        let name = args.name.clone().unwrap_or_else(|| folder_name(&args.model));
-        let completions = answer(&spec, &model, reward_model.as_ref(), &args.data, &sampling, Some(&name), &args.common, ctx)?;
+    let models: Vec<&Checkpoint> = std::iter::once(&model).chain(&reward_model).collect();
+    let inputs: (&[&Path], _) = (&[&args.data], models.as_slice());
+    let folder = StageFolder::open("generate", &args.out, &args.common, options, inputs, session)?;
+    folder.work(|ctx, build| {
+        let build = BuildContext { policy: Some(&model), reward_model: reward_model.as_ref(), ..*build };
+        let name = args.name.clone().unwrap_or_else(|| model.name());
+        let completions = answer(&spec, &build, &args.data, &sampling, Some(&name), &args.common, ctx)?;
         data::write_alpaca_eval_outputs(&ctx.stage.path().join("outputs.json"), &completions)
     })?;
     print_files(&args.out, &["completions.jsonl", "outputs.json"], cli)
@@ -75,15 +75,17 @@ pub(super) fn generate(args: &GenerateArgs, cli: &Cli, terminal: Terminal) -> Re
 /// `farmhand annotate`.
 pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let spec = annotator_spec(&args.annotator, &args.common)?;
-    let model = args.model.as_ref().map(|path| open_model(path, &args.common)).transpose()?;
-    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
-    let mut inputs: Vec<&Path> = vec![&args.data];
-    inputs.extend([&model, &reward_model].into_iter().flatten().map(Checkpoint::path));
-    let folder = StageFolder::open("annotate", &args.out, &args.common, to_json(&spec), &inputs, terminal)?;
-    folder.work(|ctx| {
+    let session = session_for(&args.out, &args.common, terminal)?;
+    let model = args.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
+    let reward_model = open_reward_model(args.reward_model.as_ref(), &session)?;
+    let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
+    let inputs: (&[&Path], _) = (&[&args.data], models.as_slice());
+    let folder = StageFolder::open("annotate", &args.out, &args.common, to_json(&spec), inputs, session)?;
+    folder.work(|ctx, build| {
         let (comparisons, report) = data::read_comparisons(&args.data, &read_options(args.common.skip_bad_records))?;
         note_left_out(&report, ctx);
-        let annotator = TieIfIdentical::build(&spec, &build_context(ctx.device, model.as_ref(), reward_model.as_ref()))?;
+        let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };
+        let annotator = TieIfIdentical::build(&spec, &build)?;
         let judgements = pipeline::annotate(&*annotator, &comparisons, ctx)?;
         let summary = AnnotationSummary::of(&judgements);
         ctx.events.info(&format!(
@@ -104,16 +106,17 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
 /// `farmhand evaluate`.
 pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let spec = annotator_spec(&args.annotator, &args.common)?;
-    let model = args.model.as_ref().map(|path| open_model(path, &args.common)).transpose()?;
-    let reward_model = args.reward_model.as_ref().map(Checkpoint::open).transpose()?;
-    let mut inputs: Vec<&Path> =
+    let session = session_for(&args.out, &args.common, terminal)?;
+    let model = args.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
+    let reward_model = open_reward_model(args.reward_model.as_ref(), &session)?;
+    let files: Vec<&Path> =
         [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
-    inputs.extend([&model, &reward_model].into_iter().flatten().map(Checkpoint::path));
+    let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
     let options = if args.judgements.is_some() { Value::Null } else { to_json(&spec) };
-    let folder = StageFolder::open("evaluate", &args.out, &args.common, options, &inputs, terminal)?;
-    folder.work(|ctx| {
+    let folder = StageFolder::open("evaluate", &args.out, &args.common, options, (&files, &models), session)?;
+    folder.work(|ctx, build| {
         let reading = read_options(args.common.skip_bad_records);
-        let build = build_context(ctx.device, model.as_ref(), reward_model.as_ref());
+        let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };
         let (judgements, answers) = match (&args.outputs, &args.reference, &args.judgements) {
             (Some(outputs), Some(reference), _) => {
                 let (answers, report) = data::read_completions(outputs, &reading)?;
@@ -164,11 +167,9 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
     super::print(&text)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one command, used in two places")]
 fn answer(
     spec: &PolicySpec,
-    model: &Checkpoint,
-    reward_model: Option<&Checkpoint>,
+    build: &BuildContext<'_>,
     file: &Path,
     sampling: &farmhand_core::types::SamplingParams,
     name: Option<&str>,
@@ -177,14 +178,9 @@ fn answer(
 ) -> Result<Vec<Completion>> {
     let (instructions, report) = data::read_instructions(file, &read_options(common.skip_bad_records))?;
     note_left_out(&report, ctx);
-    let mut policy = spec.build(&build_context(ctx.device, Some(model), reward_model))?;
+    let mut policy = spec.build(build)?;
     let own_name = policy.model().to_owned();
     pipeline::generate(&mut *policy, &instructions, sampling, name.unwrap_or(&own_name), ctx)
-}
-
-fn folder_name(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    absolute.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn policy_spec(name: &str, common: &Common) -> Result<PolicySpec> {

@@ -13,13 +13,13 @@ use crate::pipeline::{Session, note_left_out, read_options, score_records};
 /// Scores and prints; writes no file but the events, when asked.
 pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()> {
     farmhand_models::configure_threads(args.common.threads.into());
-    let checkpoint = open_model(&args.model, &args.common)?;
-    let format = args.common.template.map(|template| PromptFormat::from_name(template.name())).transpose()?;
     let mut session = Session::new(args.common.device.into(), terminal)?;
     if let Some(file) = &args.events {
         session.log_to(file)?;
         session.enter_stage("score");
     }
+    let checkpoint = open_model(&args.model, &args.common, &session)?;
+    let format = args.common.template.map(|template| PromptFormat::from_name(template.name())).transpose()?;
     let stage = StageDir::create(std::env::temp_dir())?;
     let ctx = session.context(&stage, Seed::root(args.common.seed));
     let (records, report) = read_demonstrations(&args.data, &read_options(args.common.skip_bad_records))?;

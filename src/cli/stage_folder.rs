@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use farmhand_core::component::{find_component, unknown_component};
 use farmhand_core::config::check_against_schema;
-use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
+use farmhand_core::run::{Manifest, RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::SamplingParams;
-use farmhand_core::{Checkpoint, ComponentKind, Device, Error, Problem, Result, RunContext, Seed};
+use farmhand_core::{BuildContext, Checkpoint, ComponentKind, Device, Error, FindModel, Problem, Result, RunContext, Seed};
 use serde_json::{Value, json};
 
 use super::Terminal;
 use super::args::{Common, DeviceArg, SamplingArgs};
+use crate::hub::Want;
 use crate::pipeline::Session;
 
 /// The name of the one stage in an output folder, as far as the seed tree is concerned.
@@ -39,21 +40,22 @@ impl From<DeviceArg> for Device {
 }
 
 impl StageFolder {
-    /// Opens and locks the output folder.
+    /// Opens and locks the output folder. `files` and `models` are what the stage reads.
     pub(super) fn open(
         name: &str,
         out: &Path,
         common: &Common,
         options: Value,
-        inputs: &[&Path],
-        terminal: Terminal,
+        (files, models): (&[&Path], &[&Checkpoint]),
+        mut session: Session,
     ) -> Result<Self> {
         farmhand_models::configure_threads(common.threads.into());
-        let mut inputs = inputs.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
+        let models = models.iter().flat_map(|model| model.inputs());
+        let inputs = files.iter().map(|path| (*path).to_owned()).chain(models);
+        let mut inputs = inputs.map(|path| absolute(&path)).collect::<Result<Vec<_>>>()?;
         inputs.sort();
         refuse_foreign(out)?;
         let run = RunDir::open(out)?;
-        let mut session = Session::new(common.device.into(), terminal)?;
         session.log_to(&out.join("events.jsonl"))?;
         session.enter_stage(name);
         let template = common.template.map(super::args::TemplateArg::name);
@@ -63,19 +65,21 @@ impl StageFolder {
     }
 
     /// Does the work unless it was done before; tells which.
-    pub(super) fn work(mut self, work: impl FnOnce(&RunContext<'_>) -> Result<()>) -> Result<()> {
+    pub(super) fn work(mut self, work: impl FnOnce(&RunContext<'_>, &BuildContext<'_>) -> Result<()>) -> Result<()> {
         let status = self.run.status(&self.plan, self.redo)?;
         if status == StageStatus::Done {
             self.session.terminal.note(&format!("{}: done before, nothing to do", self.out.display()));
             return Ok(());
         }
         let stage: StageDir = self.run.begin(&self.plan, status)?;
+        // An interrupted stage goes on with the same models, whatever has become of their branch on the hub.
+        self.run.record_models(&self.session.hub.commits())?;
         let ctx = self.session.context(&stage, Seed::root(self.seed).child(STAGE, 0));
-        work(&ctx).map_err(
-            |error| {
-                if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error }
-            },
-        )?;
+        let models = self.session.models(Want::Model);
+        let build = BuildContext { models: &models, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let done = work(&ctx, &build);
+        self.run.record_models(&self.session.hub.commits())?;
+        done.map_err(|error| if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error })?;
         self.run.finish(&self.plan, &stage)
     }
 }
@@ -102,9 +106,22 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))
 }
 
-/// The model in a folder, with the prompt format the user chose.
-pub(super) fn open_model(path: &Path, common: &Common) -> Result<Checkpoint> {
-    Ok(Checkpoint::open(path)?.with_prompt_format(common.template.map(super::args::TemplateArg::name)))
+/// The session of a command that writes to `out`. When the folder holds an earlier run, the session stays with its models.
+pub(super) fn session_for(out: &Path, common: &Common, terminal: Terminal) -> Result<Session> {
+    let session = Session::new(common.device.into(), terminal)?;
+    session.hub.stay_with(&Manifest::read(&out.join("manifest.json"))?.models);
+    Ok(session)
+}
+
+/// The model in a folder or on the hub, with the prompt format the user chose.
+pub(super) fn open_model(name: &Path, common: &Common, session: &Session) -> Result<Checkpoint> {
+    let model = session.models(Want::Model).find_model(name, Path::new(""))?;
+    Ok(model.with_prompt_format(common.template.map(super::args::TemplateArg::name)))
+}
+
+/// A model that is no policy, so that no prompt format applies to it.
+pub(super) fn open_reward_model(name: Option<&PathBuf>, session: &Session) -> Result<Option<Checkpoint>> {
+    name.map(|name| session.models(Want::Model).find_model(name, Path::new(""))).transpose()
 }
 
 /// A component's default options with the user's `--set` applied, checked, all problems at once.

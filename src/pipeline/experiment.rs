@@ -14,8 +14,9 @@ use farmhand_core::{
 use serde_json::{Value, json};
 
 use super::learn::{OwnedFeedback, learn};
-use super::session::Session;
+use super::session::{CANCEL, Session};
 use super::{annotate, base_model, evaluate, generate, split_data};
+use crate::hub::{ModelName, Want};
 
 /// An experiment ready to run: its configuration is checked, its run directory is open and locked.
 pub struct Experiment<'a> {
@@ -157,7 +158,7 @@ impl<'a> Experiment<'a> {
         name: &str,
         options: Value,
         inputs: Vec<PathBuf>,
-        work: impl FnOnce(&ExperimentConfig, &RunContext<'_>) -> Result<()>,
+        work: impl FnOnce(&ExperimentConfig, &RunContext<'_>, &BuildContext<'_>) -> Result<()>,
     ) -> Result<StageDir> {
         let seed = Seed::root(self.config.seed).child(name, 0);
         let inside = |input: PathBuf| input.strip_prefix(self.run.path()).map(Path::to_owned).unwrap_or(input);
@@ -178,8 +179,11 @@ impl<'a> Experiment<'a> {
         self.write_configuration()?;
         let stage = self.run.begin(&plan, status)?;
         self.session.enter_stage(name);
-        let result = work(&self.config, &self.session.context(&stage, seed));
+        let models = self.session.models(Want::Model);
+        let build = BuildContext { models: &models, ..BuildContext::new(self.config.device, &self.base_dir) };
+        let result = work(&self.config, &self.session.context(&stage, seed), &build);
         self.session.enter_stage("");
+        self.run.record_models(&self.session.hub.commits())?;
         result.map_err(|error| if error.is_cancelled() { error } else { error.context(format_args!("stage `{name}`")) })?;
         self.run.finish(&plan, &stage)?;
         Ok(stage)
@@ -206,7 +210,7 @@ impl<'a> Experiment<'a> {
             return Err(Error::missing_input(format!("there is no data file `{}`", file.display()))
                 .with_hint("paths in a configuration start at the configuration file's folder"));
         }
-        self.stage("data", options, files, |config, ctx| split_data::split_data(&config.data, &base_dir, ctx))?;
+        self.stage("data", options, files, |config, ctx, _| split_data::split_data(&config.data, &base_dir, ctx))?;
         Ok(())
     }
 
@@ -214,31 +218,46 @@ impl<'a> Experiment<'a> {
     fn base(&mut self) -> Result<Checkpoint> {
         match self.config.model.clone() {
             ModelSource::Pretrained { path, prompt } => {
-                Ok(Checkpoint::open(self.base_dir.join(path))?.with_prompt_format(prompt.as_deref()))
+                let model = self.pretrained(&path)?.with_prompt_format(prompt.as_deref());
+                self.run.record_models(&self.session.hub.commits())?;
+                Ok(model)
             }
             ModelSource::Scratch(sizes) => {
                 let train = self.input("data/sft.jsonl");
                 let options = to_json(&sizes);
-                let stage =
-                    self.stage("base", options, vec!["data/sft.jsonl".into()], |_, ctx| base_model::make(&sizes, &train, ctx))?;
+                let stage = self
+                    .stage("base", options, vec!["data/sft.jsonl".into()], |_, ctx, _| base_model::make(&sizes, &train, ctx))?;
                 Checkpoint::open(stage.checkpoint_dir())
+            }
+        }
+    }
+
+    /// A model that exists. The commit of one from the hub goes into the configuration that is written beside the results.
+    fn pretrained(&mut self, name: &Path) -> Result<Checkpoint> {
+        match ModelName::read(name, &self.base_dir)? {
+            ModelName::Folder(path) => Checkpoint::open(path),
+            ModelName::Hub(id) => {
+                let found = self.session.hub.snapshot(&id, Want::Model, &*self.session, &CANCEL)?;
+                if let ModelSource::Pretrained { path, .. } = &mut self.config.model {
+                    *path = id.at(&found.commit).explicit_name().into();
+                }
+                Ok(found.checkpoint)
             }
         }
     }
 
     fn supervised(&mut self, base: &Checkpoint) -> Result<Checkpoint> {
         let Some(sft) = self.config.sft.clone() else { return Ok(base.clone()) };
-        let inputs = vec!["data/sft.jsonl".into(), base.path().to_owned()];
+        let inputs = with_models("data/sft.jsonl", [base]);
         let options = json!({ "learner": to_json(&sft.learner), "prompt": base.prompt_format()? });
         let (train, validation) = (self.input("data/sft.jsonl"), self.input("data/val.jsonl"));
-        let build_dir = self.base_dir.clone();
-        let stage = self.stage("sft", options, inputs, |config, ctx| {
+        let stage = self.stage("sft", options, inputs, |_, ctx, build| {
             let feedback = OwnedFeedback::read(FeedbackKind::Demonstrations, &train, &ReadOptions::default(), ctx)?;
             let validation = validation
                 .is_file()
                 .then(|| OwnedFeedback::read(FeedbackKind::Demonstrations, &validation, &ReadOptions::default(), ctx))
                 .transpose()?;
-            let mut learner = sft.learner.build(&BuildContext::new(config.device, &build_dir))?;
+            let mut learner = sft.learner.build(build)?;
             let inputs = LearnerInputs {
                 init: base,
                 reference: None,
@@ -255,11 +274,11 @@ impl<'a> Experiment<'a> {
     fn sample(&mut self, start: &Checkpoint) -> Result<()> {
         let spec = self.config.sample.policy.clone().unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.sample.sampling), "pairing": to_json(&self.config.sample.pairing) });
-        let inputs = vec!["data/preference.jsonl".into(), start.path().to_owned()];
-        let (file, build_dir) = (self.input("data/preference.jsonl"), self.base_dir.clone());
-        self.stage("sample", options, inputs, |config, ctx| {
+        let inputs = with_models("data/preference.jsonl", [start]);
+        let file = self.input("data/preference.jsonl");
+        self.stage("sample", options, inputs, |config, ctx, build| {
             let instructions = read_split(&file)?;
-            let build = BuildContext { policy: Some(start), ..BuildContext::new(config.device, &build_dir) };
+            let build = BuildContext { policy: Some(start), ..*build };
             let mut policy = spec.build(&build)?;
             let completions = generate::generate(&mut *policy, &instructions, &config.sample.sampling, "sft", ctx)?;
             pair(&completions, config.sample.pairing, ctx)
@@ -269,11 +288,11 @@ impl<'a> Experiment<'a> {
 
     fn annotate(&mut self, start: &Checkpoint) -> Result<()> {
         let spec = self.config.annotator.clone();
-        let inputs = vec!["sample/comparisons.jsonl".into(), start.path().to_owned()];
-        let (file, build_dir) = (self.input("sample/comparisons.jsonl"), self.base_dir.clone());
-        self.stage("annotate", to_json(&spec), inputs, |config, ctx| {
+        let inputs = with_models("sample/comparisons.jsonl", [start]);
+        let file = self.input("sample/comparisons.jsonl");
+        self.stage("annotate", to_json(&spec), inputs, |_, ctx, build| {
             let (comparisons, _) = data::read_comparisons(&file, &ReadOptions::default())?;
-            let build = BuildContext { policy: Some(start), ..BuildContext::new(config.device, &build_dir) };
+            let build = BuildContext { policy: Some(start), ..*build };
             let annotator = TieIfIdentical::build(&spec, &build)?;
             let judgements = annotate::annotate(&*annotator, &comparisons, ctx)?;
             annotate::write_preferences(&judgements, ctx).map(|_| ())
@@ -305,25 +324,23 @@ impl<'a> Experiment<'a> {
         reward_model: Option<&Checkpoint>,
         held_out: f64,
     ) -> Result<Checkpoint> {
-        let build_dir = self.base_dir.clone();
-        let requires = spec.build(&BuildContext::new(self.config.device, &build_dir))?.requires();
+        let requires = spec.build(&BuildContext::new(self.config.device, &self.base_dir))?.requires();
         let file = match requires.feedback {
             FeedbackKind::Demonstrations => "data/sft.jsonl",
             FeedbackKind::Prompts => "data/unlabeled.jsonl",
             _ => "annotate/preferences.jsonl",
         };
-        let mut inputs: Vec<PathBuf> = vec![file.into(), start.path().to_owned()];
         let asked = reward_model.filter(|_| requires.reward_model);
-        inputs.extend(asked.map(|checkpoint| checkpoint.path().to_owned()));
+        let inputs = with_models(file, std::iter::once(start).chain(asked));
         let (file, annotator_spec) = (self.input(file), self.config.annotator.clone());
         let options = match requires.annotator {
             true => json!({ "learner": to_json(spec), "held_out": held_out, "annotator": to_json(&annotator_spec) }),
             false => json!({ "learner": to_json(spec), "held_out": held_out }),
         };
-        let done = self.stage(stage, options, inputs, |config, ctx| {
+        let done = self.stage(stage, options, inputs, |_, ctx, build| {
             let feedback = OwnedFeedback::read(requires.feedback, &file, &ReadOptions::default(), ctx)?;
             let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
-            let build = BuildContext { policy: Some(start), reward_model, ..BuildContext::new(config.device, &build_dir) };
+            let build = BuildContext { policy: Some(start), reward_model, ..*build };
             let mut learner = spec.build(&build)?;
             let mut scorer = asked.map(|_| reward_model_spec().build(&build)).transpose()?;
             let annotator = requires.annotator.then(|| TieIfIdentical::build(&annotator_spec, &build)).transpose()?;
@@ -349,14 +366,13 @@ impl<'a> Experiment<'a> {
     ) -> Result<()> {
         let spec = method.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
-        let mut inputs: Vec<PathBuf> = vec!["data/eval.jsonl".into(), checkpoint.path().to_owned()];
-        inputs.extend(reward_model.map(|model| model.path().to_owned()));
-        let (file, build_dir) = (self.input("data/eval.jsonl"), self.base_dir.clone());
-        self.stage(&format!("generate-{name}"), options, inputs, |config, ctx| {
+        let inputs = with_models("data/eval.jsonl", std::iter::once(checkpoint).chain(reward_model));
+        let file = self.input("data/eval.jsonl");
+        self.stage(&format!("generate-{name}"), options, inputs, |config, ctx, build| {
             let instructions = read_split(&file)?;
             // The same random numbers for every method: methods that agree give the same answer.
             let ctx = &ctx.with_seed(Seed::root(config.seed).child("generate", 0));
-            let build = BuildContext { policy: Some(checkpoint), reward_model, ..BuildContext::new(config.device, &build_dir) };
+            let build = BuildContext { policy: Some(checkpoint), reward_model, ..*build };
             let mut policy = spec.build(&build)?;
             generate::generate(&mut *policy, &instructions, &config.generate.sampling, name, ctx).map(|_| ())
         })?;
@@ -376,14 +392,13 @@ impl<'a> Experiment<'a> {
             format!("generate-{reference}/completions.jsonl")
         };
         let answers_file = format!("generate-{name}/completions.jsonl");
-        let mut inputs: Vec<PathBuf> = vec![answers_file.clone().into(), reference_file.clone().into(), start.path().to_owned()];
-        inputs.extend(reward_model.map(|model| model.path().to_owned()));
+        let mut inputs = with_models(&answers_file, std::iter::once(start).chain(reward_model));
+        inputs.push(reference_file.clone().into());
         let (answers_file, reference_file) = (self.input(&answers_file), self.input(&reference_file));
-        let build_dir = self.base_dir.clone();
-        self.stage(&format!("evaluate-{name}"), options, inputs, |config, ctx| {
+        self.stage(&format!("evaluate-{name}"), options, inputs, |config, ctx, build| {
             let (answers, _) = data::read_completions(&answers_file, &ReadOptions::default())?;
             let references = read_reference(&reference, &reference_file)?;
-            let build = BuildContext { policy: Some(start), reward_model, ..BuildContext::new(config.device, &build_dir) };
+            let build = BuildContext { policy: Some(start), reward_model, ..*build };
             let annotator = TieIfIdentical::build(&spec, &build)?;
             let comparisons = evaluate::comparisons_against(&references, &answers, ctx)?;
             // One seed for all methods: the same annotator meets the same instruction everywhere.
@@ -403,11 +418,16 @@ impl<'a> Experiment<'a> {
     fn report(&mut self, names: &[String]) -> Result<()> {
         let inputs = names.iter().map(|name| PathBuf::from(format!("evaluate-{name}"))).collect();
         let run_dir = self.run.path().to_owned();
-        self.stage("report", json!({ "models": names }), inputs, |_, ctx| {
+        self.stage("report", json!({ "models": names }), inputs, |_, ctx, _| {
             farmhand_analysis::write_report(&run_dir, ctx.stage).map(|_| ())
         })?;
         Ok(())
     }
+}
+
+/// A file of the run and the models a stage reads.
+fn with_models<'a>(file: &str, models: impl IntoIterator<Item = &'a Checkpoint>) -> Vec<PathBuf> {
+    std::iter::once(file.into()).chain(models.into_iter().flat_map(Checkpoint::inputs)).collect()
 }
 
 /// Pairs answers and writes `comparisons.jsonl`.

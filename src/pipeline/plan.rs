@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-use farmhand_core::Result;
 use farmhand_core::config::{ExperimentConfig, ModelSource};
 use farmhand_core::run::Manifest;
+use farmhand_core::{FindModel, Result};
 use farmhand_models::{ModelConfig, Workload, estimate_memory};
 use serde::Serialize;
 
@@ -42,13 +42,13 @@ pub struct RunPlan {
 /// Tokens in one forward pass that the estimate assumes; the learners' default.
 const MICRO_BATCH_TOKENS: usize = 4096;
 
-/// Plans a run without doing anything.
+/// Plans a run without doing anything; a model on the hub is described without its weights.
 ///
 /// # Errors
 /// When the model's configuration or an earlier manifest cannot be read.
-pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path) -> Result<RunPlan> {
+pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: &dyn FindModel) -> Result<RunPlan> {
     let model = match &config.model {
-        ModelSource::Pretrained { path, .. } => ModelConfig::load(farmhand_core::Checkpoint::open(base_dir.join(path))?.path())?,
+        ModelSource::Pretrained { path, .. } => ModelConfig::load(models.find_description(path, base_dir)?.path())?,
         ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(llama_options(sizes)),
     };
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;

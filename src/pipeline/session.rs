@@ -9,6 +9,7 @@ use farmhand_core::{CancelFlag, Device, Event, EventSink, Executor, Result, RunC
 
 use super::phase_meter::PhaseMeter;
 use crate::cli::Terminal;
+use crate::hub::{FoldersAndHub, Hub, Want};
 
 /// Set by Ctrl-C and SIGTERM.
 pub static CANCEL: CancelFlag = CancelFlag::new();
@@ -39,6 +40,8 @@ pub struct Session {
     pub device: Device,
     /// The terminal.
     pub terminal: Terminal,
+    /// Where models with an id come from.
+    pub hub: Hub,
     executor: TokioExecutor,
     log: Option<EventLog>,
     meter: PhaseMeter,
@@ -50,7 +53,8 @@ impl Session {
     /// # Errors
     /// When the operating system refuses threads.
     pub fn new(device: Device, terminal: Terminal) -> Result<Self> {
-        Ok(Self { device, terminal, executor: TokioExecutor::new()?, log: None, meter: PhaseMeter::default() })
+        let (hub, executor) = (Hub::from_environment(), TokioExecutor::new()?);
+        Ok(Self { device, terminal, hub, executor, log: None, meter: PhaseMeter::default() })
     }
 
     /// Also records events in a file.
@@ -67,6 +71,11 @@ impl Session {
         if let Some(log) = &self.log {
             log.enter_stage(stage);
         }
+    }
+
+    /// What finds the models that configurations and options name.
+    pub fn models(&self, want: Want) -> FoldersAndHub<'_> {
+        FoldersAndHub { hub: &self.hub, want, events: self, cancel: &CANCEL }
     }
 
     /// The context of a stage.

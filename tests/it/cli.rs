@@ -21,7 +21,9 @@ fn help_is_immediate_and_shows_examples() {
     // 50 ms on an idle machine is measured by hand; here only that libtorch is not loaded.
     assert!(started.elapsed().as_millis() < 2000, "took {:?}", started.elapsed());
     assert!(help.stdout.contains("Examples:") && help.stdout.contains("farmhand run examples/configs/quickstart.toml"));
-    for command in ["run", "sft", "sample", "annotate", "reward-model", "learn", "generate", "evaluate", "report", "score"] {
+    for command in
+        ["run", "sft", "sample", "annotate", "reward-model", "learn", "generate", "evaluate", "report", "score", "checkpoint"]
+    {
         assert!(help.stdout.contains(&format!("  {command} ")), "no `{command}` in:\n{}", help.stdout);
         farmhand(dir.path(), &[command, "--help"]).expect_success();
     }

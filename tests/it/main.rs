@@ -1,8 +1,11 @@
 //! The integration tests: one binary, for each one more links libtorch and polars again.
 
+mod checkpoint;
 mod cli;
 mod command;
 mod contract;
+mod hub;
+mod hub_server;
 mod learners;
 mod pipeline;
 mod server;
