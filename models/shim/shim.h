@@ -32,10 +32,4 @@ inline at::Tensor* hand_over(at::Tensor tensor) {
   return new at::Tensor(std::move(tensor));
 }
 
-// `a bᵀ (+ bias)` of matrices `a` [m, k] and `b` [n, k], by the kernel that is fastest for this processor and size.
-at::Tensor product(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& bias);
-
-// Whether `product` of such matrices takes another kernel than libtorch itself would.
-bool product_is_ours(const at::Tensor& a, const at::Tensor& b);
-
 }  // namespace farmhand
