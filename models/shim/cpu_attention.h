@@ -104,16 +104,19 @@ static void store_tokens(const FarmhandCache& cache, long layer, const FarmhandS
   }
 }
 
-/// Scores of ROWS queries with the keys of up to VECTORS groups of LANES.
+/// Scores of ROWS queries with the keys of VECTORS groups of LANES; meanwhile the keys at `next` are on their way.
 template <class Format, int ROWS>
 static inline void score_tile(const float* const* q, long head_dim, long block, const typename Format::Stored* const* keys,
-                              float* const* scores, long at) {
+                              const typename Format::Stored* const* next, float* const* scores, long at) {
   Vec acc[ROWS][VECTORS];
   for (int r = 0; r < ROWS; r++)
     for (int g = 0; g < VECTORS; g++) acc[r][g] = zero();
   for (long i = 0; i < head_dim; i++) {
     Vec k[VECTORS];
-    for (int g = 0; g < VECTORS; g++) k[g] = Format::load(keys[g] + i * block);
+    for (int g = 0; g < VECTORS; g++) {
+      k[g] = Format::load(keys[g] + i * block);
+      __builtin_prefetch(next[g] + i * block, 0, 3);
+    }
     for (int r = 0; r < ROWS; r++) {
       Vec a = splat(q[r][i]);
       for (int g = 0; g < VECTORS; g++) acc[r][g] = fma(a, k[g], acc[r][g]);
@@ -133,9 +136,14 @@ static inline void mix_tile(uint8_t* const* table, const HeadLayout<Format>& lay
   for (long t = low; t < high;) {
     long slot = t % layout.block, n = layout.block - slot < high - t ? layout.block - slot : high - t;
     const typename Format::Stored* v = layout.value_row(table[t / layout.block], slot) + column;
-    for (long i = 0; i < n; i++, v += layout.padded) {
+    // The same slots of the next block are on their way.
+    const typename Format::Stored* next = t + n < high ? layout.value_row(table[t / layout.block + 1], slot) + column : v;
+    for (long i = 0; i < n; i++, v += layout.padded, next += layout.padded) {
       Vec x[COUNT];
-      for (int c = 0; c < COUNT; c++) x[c] = Format::load(v + c * LANES);
+      for (int c = 0; c < COUNT; c++) {
+        x[c] = Format::load(v + c * LANES);
+        __builtin_prefetch(next + c * LANES, 0, 3);
+      }
       for (int r = 0; r < ROWS; r++) {
         Vec p = splat(weights[r][t + i]);
         for (int c = 0; c < COUNT; c++) acc[r][c] = fma(p, x[c], acc[r][c]);
@@ -162,14 +170,21 @@ static void attend_rows(const FarmhandAttention& a, uint8_t* const* table,
   float* scores[ROWS];
   for (int r = 0; r < ROWS; r++) scores[r] = scratch + r * scratch_stride;
   const long tile_span = VECTORS * LANES;
+  // Beyond the last group, once more the last: its scores are not read.
+  auto group_at = [&](long at) {
+    const long p = origin + (at < span ? at : span - LANES);
+    return layout.key_column(table[p / layout.block], p % layout.block);
+  };
   for (long at = 0; at < span; at += tile_span) {
-    const typename Format::Stored* keys[VECTORS];
+    const typename Format::Stored *keys[VECTORS], *next[VECTORS];
+    const bool is_last = at + tile_span >= span;
     for (int g = 0; g < VECTORS; g++) {
-      // Beyond the last group, once more the last: its scores are not read.
-      long p = origin + (at + g * LANES < span ? at + g * LANES : span - LANES);
-      keys[g] = layout.key_column(table[p / layout.block], p % layout.block);
+      keys[g] = group_at(at + g * LANES);
+      // After the last keys come the first values, which take as much room.
+      const long p = origin + (g * LANES < span ? g * LANES : 0);
+      next[g] = is_last ? layout.value_row(table[p / layout.block], 0) + p % layout.block : group_at(at + tile_span + g * LANES);
     }
-    score_tile<Format, ROWS>(q, layout.head_dim, layout.block, keys, scores, at);
+    score_tile<Format, ROWS>(q, layout.head_dim, layout.block, keys, next, scores, at);
   }
   float inverse[ROWS];
   for (int r = 0; r < ROWS; r++) {

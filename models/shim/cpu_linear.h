@@ -19,9 +19,15 @@ constexpr int TILE_ROWS = 2;
 #endif
 /// Weight rows of a tile.
 constexpr int TILE_COLUMNS = 4;
-#ifndef AHEAD_TILES
-#define AHEAD_TILES 1
+/// Tiles of weight rows, and numbers of each row, that stay in the first-level cache while rows of x pass by.
+constexpr long GROUP = 3;
+#if FARMHAND_AVX512
+constexpr long PART = 576;
+#else
+constexpr long PART = 384;
 #endif
+/// Tiles of rows of x in use at a time.
+constexpr long BLOCK_TILES = 32;
 /// Weight rows of a tile for a single row of x, where only memory counts.
 constexpr int WIDE_COLUMNS = 8;
 /// Rows of x in use at a time, in floats: half of a usual second-level cache.
@@ -73,29 +79,44 @@ static inline void sum4x4(const Vec* r0, const Vec* r1, const Vec* r2, const Vec
 #endif
 }
 
-/// ROWS × COLUMNS elements. Meanwhile AHEAD cache lines a step are asked for, from `ahead` on.
-template <int ROWS, int COLUMNS, int AHEAD>
-static inline __attribute__((always_inline)) void tile(const float* x, const float* w, long k, float* out, long out_stride,
-                                                       const char* ahead) {
+/// Which part of k a tile is about: all of it, or the first, a middle or the last part, between which its sums are kept.
+enum Part { WHOLE, FIRST, MIDDLE, LAST };
+
+/// ROWS × COLUMNS elements, over k of the `stride` numbers of a row. Meanwhile cache lines from `ahead` on are asked for: AHEAD a
+/// step, or, when paced, `pace` of them in 256 steps and at most AHEAD a step.
+template <int ROWS, int COLUMNS, int AHEAD, bool IS_PACED, bool IN_PARTS>
+static inline __attribute__((always_inline)) void tile(const float* x, const float* w, long k, long stride, float* out, long out_stride,
+                                                       const char* ahead, unsigned pace, Part part, Vec* kept) {
   Vec acc[ROWS][COLUMNS];
   for (int r = 0; r < ROWS; r++)
-    for (int c = 0; c < COLUMNS; c++) acc[r][c] = zero();
+    for (int c = 0; c < COLUMNS; c++) acc[r][c] = IN_PARTS && part != FIRST ? kept[r * COLUMNS + c] : zero();
+  unsigned asked = 0;
   long i = 0;
   for (; i + LANES <= k; i += LANES) {
-    for (int a = 0; a < AHEAD; a++) __builtin_prefetch(ahead + 64 * a, 0, 2);
-    ahead += 64 * AHEAD;
+    if (IS_PACED) {
+      for (int a = 0; a < AHEAD; a++) __builtin_prefetch(ahead + 64 * (long)(asked / 256 + a), 0, 2);
+      asked += pace;
+    } else {
+      for (int a = 0; a < AHEAD; a++) __builtin_prefetch(ahead + 64 * a, 0, 2);
+      ahead += 64 * AHEAD;
+    }
     Vec b[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++) b[c] = load(w + c * k + i);
+    for (int c = 0; c < COLUMNS; c++) b[c] = load(w + c * stride + i);
     for (int r = 0; r < ROWS; r++) {
-      Vec a = load(x + r * k + i);
+      Vec a = load(x + r * stride + i);
       for (int c = 0; c < COLUMNS; c++) acc[r][c] = fma(a, b[c], acc[r][c]);
     }
   }
   if (i < k) {
     for (int c = 0; c < COLUMNS; c++) {
-      Vec b = load_first(w + c * k + i, k - i);
-      for (int r = 0; r < ROWS; r++) acc[r][c] = fma(load_first(x + r * k + i, k - i), b, acc[r][c]);
+      Vec b = load_first(w + c * stride + i, k - i);
+      for (int r = 0; r < ROWS; r++) acc[r][c] = fma(load_first(x + r * stride + i, k - i), b, acc[r][c]);
     }
+  }
+  if (IN_PARTS && part != LAST) {
+    for (int r = 0; r < ROWS; r++)
+      for (int c = 0; c < COLUMNS; c++) kept[r * COLUMNS + c] = acc[r][c];
+    return;
   }
   for (int c = 0; c + 4 <= COLUMNS; c += 4) {
     int r = 0;
@@ -109,64 +130,93 @@ static inline __attribute__((always_inline)) void tile(const float* x, const flo
     for (int r = 0; r < ROWS; r++) out[r * out_stride + c] = sum(acc[r][c]);
 }
 
-template <int COLUMNS, int AHEAD>
-static inline void some_rows(long rows, const float* x, const float* w, long k, float* out, long out_stride, const char* ahead) {
+template <int COLUMNS, int AHEAD, bool IS_PACED, bool IN_PARTS>
+static inline void some_rows(long rows, const float* x, const float* w, long k, long stride, float* out, long out_stride,
+                             const char* ahead, unsigned pace, Part part = WHOLE, Vec* kept = nullptr) {
   switch (rows) {
-    case 1: return tile<1, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
-    case 2: return tile<2, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
+    case 1: return tile<1, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+    case 2: return tile<2, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
 #if FARMHAND_AVX512 || FARMHAND_AVX2
-    case 3: return tile<3, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
+    case 3: return tile<3, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
 #endif
 #if FARMHAND_AVX512
-    case 4: return tile<4, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
-    case 5: return tile<5, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
-    case 6: return tile<6, COLUMNS, AHEAD>(x, w, k, out, out_stride, ahead);
+    case 4: return tile<4, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+    case 5: return tile<5, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+    case 6: return tile<6, COLUMNS, AHEAD, IS_PACED, IN_PARTS>(x, w, k, stride, out, out_stride, ahead, pace, part, kept);
 #endif
   }
+}
+
+template <bool IN_PARTS>
+static inline void paced(long rows, const float* x, const float* w, long k, long stride, float* out, long out_stride, const char* ahead,
+                         unsigned pace, Part part, Vec* kept) {
+  if (pace > 512) return some_rows<TILE_COLUMNS, 4, true, IN_PARTS>(rows, x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+  if (pace > 256) return some_rows<TILE_COLUMNS, 2, true, IN_PARTS>(rows, x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+  some_rows<TILE_COLUMNS, 1, true, IN_PARTS>(rows, x, w, k, stride, out, out_stride, ahead, pace, part, kept);
+}
+
+/// Columns [from, to) of some rows. A group of weight rows and one tile of x stay in the first-level cache, over a part of k.
+static void linear_rows(const float* x, long rows, long k, const float* w, long n, float* out, long from, long to) {
+  long c = from;
+  if (rows == 1)
+    for (; c + WIDE_COLUMNS <= to; c += WIDE_COLUMNS) {
+      const float* ws = w + c * k;
+      tile<1, WIDE_COLUMNS, WIDE_COLUMNS, false, false>(x, ws, k, k, out + c, n, (const char*)(ws + WIDE_COLUMNS * k), 0, WHOLE, nullptr);
+    }
+  if (rows <= TILE_ROWS)
+    // Memory is what counts: no row of x comes twice.
+    for (; c + TILE_COLUMNS <= to; c += TILE_COLUMNS) {
+      const float* ws = w + c * k;
+      some_rows<TILE_COLUMNS, TILE_COLUMNS, false, false>(rows, x, ws, k, k, out + c, n, (const char*)(ws + TILE_COLUMNS * k), 0);
+    }
+  const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, parts = (k + PART - 1) / PART;
+  const long part = ((k + parts - 1) / (parts > 0 ? parts : 1) + LANES - 1) / LANES * LANES;
+  // Few rows of x stay in the first-level cache themselves.
+  const long most = tiles <= 2 && parts == 1 ? 1 : GROUP;
+  Vec sums[BLOCK_TILES * GROUP * TILE_ROWS * TILE_COLUMNS];
+  while (c + TILE_COLUMNS <= to) {
+    const long left = (to - c) / TILE_COLUMNS, group = left < most ? left : most;
+    const char* next = (const char*)(w + (c + group * TILE_COLUMNS) * k);
+    for (long k0 = 0; k0 < k || k0 == 0; k0 += part) {
+      const long some_k = k - k0 < part ? k - k0 : part;
+      for (long t = 0; t < tiles; t++) {
+        // Tiles of equal height.
+        const long r = rows * t / tiles, some = rows * (t + 1) / tiles - r;
+        const unsigned pace = (unsigned)(256 * TILE_COLUMNS * some / rows);
+        for (long g = 0; g < group; g++) {
+          const float *xr = x + r * k + k0, *ws = w + (c + g * TILE_COLUMNS) * k + k0;
+          float* o = out + r * n + c + g * TILE_COLUMNS;
+          // The lines of the next group, dealt out over the steps of this one.
+          const char* ahead = next + (long)sizeof(float) * TILE_COLUMNS * (group * k0 + (group * r + g * some) * some_k / rows);
+          if (parts == 1) {
+            paced<false>(some, xr, ws, some_k, k, o, n, ahead, pace, WHOLE, nullptr);
+          } else {
+            const Part p = k0 == 0 ? FIRST : k0 + part >= k ? LAST : MIDDLE;
+            paced<true>(some, xr, ws, some_k, k, o, n, ahead, pace, p, sums + (t * GROUP + g) * TILE_ROWS * TILE_COLUMNS);
+          }
+        }
+      }
+    }
+    c += group * TILE_COLUMNS;
+  }
+  for (; c < to; c++)
+    for (long r = 0; r < rows; r += TILE_ROWS)
+      some_rows<1, 0, false, false>(rows - r < TILE_ROWS ? rows - r : TILE_ROWS, x + r * k, w + c * k, k, k, out + r * n + c, n, nullptr, 0);
 }
 
 /// Columns [from, to) of out [m, n] = x [m, k] · wᵀ, w [n, k], + bias [n] when there is one.
 static void linear_columns(const float* x, long m, long k, const float* w, long n, const float* bias, float* out, long from, long to) {
   long block = BLOCK_FLOATS / (k > 0 ? k : 1) / TILE_ROWS * TILE_ROWS;
   if (block < 4 * TILE_ROWS) block = 4 * TILE_ROWS;
-  for (long m0 = 0; m0 < m; m0 += block) {
-    long rows = m - m0 < block ? m - m0 : block;
-    const float* xs = x + m0 * k;
-    float* outs = out + m0 * n;
-    long c = from;
-    if (rows == 1)
-      for (; c + WIDE_COLUMNS <= to; c += WIDE_COLUMNS) {
-        const float* ws = w + c * k;
-        tile<1, WIDE_COLUMNS, WIDE_COLUMNS>(xs, ws, k, outs + c, n, (const char*)(ws + WIDE_COLUMNS * k));
-      }
-    for (; c + TILE_COLUMNS <= to; c += TILE_COLUMNS) {
-      const float* ws = w + c * k;
-      const char* ahead = (const char*)(ws + AHEAD_TILES * TILE_COLUMNS * k);
-      long bytes = TILE_COLUMNS * k * (long)sizeof(float), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-      for (long r = 0, t = 0; r < rows; r += TILE_ROWS, t++) {
-        long some = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
-        const float* xr = xs + r * k;
-        float* o = outs + r * n + c;
-        // The lines of a later tile, dealt out over this tile's steps.
-        if (tiles == 1) some_rows<TILE_COLUMNS, 4>(some, xr, ws, k, o, n, ahead);
-        else if (tiles == 2) some_rows<TILE_COLUMNS, 2>(some, xr, ws, k, o, n, ahead + t * (bytes / 2));
-        else if (tiles == 3 && t == 0) some_rows<TILE_COLUMNS, 2>(some, xr, ws, k, o, n, ahead);
-        else if (tiles == 3) some_rows<TILE_COLUMNS, 1>(some, xr, ws, k, o, n, ahead + (t + 1) * (bytes / 4));
-        else if (t < 4) some_rows<TILE_COLUMNS, 1>(some, xr, ws, k, o, n, ahead + t * (bytes / 4));
-        else some_rows<TILE_COLUMNS, 0>(some, xr, ws, k, o, n, ahead);
-      }
+  if (block > BLOCK_TILES * TILE_ROWS) block = BLOCK_TILES * TILE_ROWS;
+  for (long r = 0; r < m; r += block) linear_rows(x + r * k, m - r < block ? m - r : block, k, w, n, out + r * n, from, to);
+  if (bias)
+    for (long r = 0; r < m; r++) {
+      float* o = out + r * n;
+      long j = from;
+      for (; j + LANES <= to; j += LANES) store(o + j, load(o + j) + load(bias + j));
+      for (; j < to; j++) o[j] += bias[j];
     }
-    for (; c < to; c++)
-      for (long r = 0; r < rows; r += TILE_ROWS)
-        some_rows<1, 0>(rows - r < TILE_ROWS ? rows - r : TILE_ROWS, xs + r * k, w + c * k, k, outs + r * n + c, n, nullptr);
-    if (bias)
-      for (long r = 0; r < rows; r++) {
-        float* o = outs + r * n;
-        long j = from;
-        for (; j + LANES <= to; j += LANES) store(o + j, load(o + j) + load(bias + j));
-        for (; j < to; j++) o[j] += bias[j];
-      }
-  }
 }
 
 /// ROWS × (COLUMNS · LANES) elements for weights [k, n]: each the sum over k in order.
