@@ -1,9 +1,10 @@
 //! The server that was found: what it is, what it takes, how prompts reach it.
 
+use std::path::Path;
 use std::pin::Pin;
 
 use farmhand_core::types::SamplingParams;
-use farmhand_core::{CancelFlag, Error, ErrorKind, Result, RunContext, Seed};
+use farmhand_core::{ADAPTER_CONFIG, CancelFlag, Error, ErrorKind, Result, RunContext, Seed};
 use farmhand_endpoints::{
     Answer, ChatRequest, Client, CompletionRequest, Decoding, Failure, FailureKind, Prompt, ServedModel, VllmDecoding, wait,
 };
@@ -126,11 +127,9 @@ impl OpenAiServer {
                 });
             }
             Err(failure) if failure.kind == FailureKind::Unreachable => {
-                let folder = self.folder.as_ref().map_or_else(|| "MODEL".to_owned(), |folder| folder.display().to_string());
-                let name = self.config.model.as_ref().map(|name| format!(" --served-model-name {name}")).unwrap_or_default();
-                let hint = format!(
-                    "start it, for example `vllm serve {folder}{name}`, and run the same command again: it goes on where it stopped"
-                );
+                let command = serve_command(self.folder.as_deref(), self.config.model.as_deref());
+                let hint =
+                    format!("start it, for example `{command}`, and run the same command again: it goes on where it stopped");
                 return Err(Error::from(failure).with_hint(hint));
             }
             Err(failure) => return Err(failure.into()),
@@ -294,6 +293,17 @@ impl Connection {
     }
 }
 
+/// How vLLM is started over a checkpoint; a low-rank adapter is served beside the model it changes.
+fn serve_command(folder: Option<&Path>, name: Option<&str>) -> String {
+    let shown = folder.map_or_else(|| "MODEL".to_owned(), |folder| folder.display().to_string());
+    if folder.is_some_and(|folder| folder.join(ADAPTER_CONFIG).is_file()) {
+        let name = name.unwrap_or("adapter");
+        return format!("vllm serve BASE_MODEL --enable-lora --lora-modules {name}={shown}");
+    }
+    let name = name.map(|name| format!(" --served-model-name {name}")).unwrap_or_default();
+    format!("vllm serve {shown}{name}")
+}
+
 /// A failure after sampling began.
 pub(super) fn lost(failure: Failure) -> Error {
     let may_pass = failure.may_pass();
@@ -311,4 +321,20 @@ pub(super) fn lost(failure: Failure) -> Error {
 pub(super) fn no_log_probs() -> Error {
     Error::new(ErrorKind::RemoteService, "the server gave no log-probabilities, which `log_probs` asks for")
         .with_hint("leave `log_probs` out, or use a server that gives them, such as vLLM")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_starts_a_server_fits_what_the_folder_holds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let shown = dir.path().display();
+        assert_eq!(serve_command(None, Some("m")), "vllm serve MODEL --served-model-name m");
+        assert_eq!(serve_command(Some(dir.path()), None), format!("vllm serve {shown}"));
+        std::fs::write(dir.path().join(ADAPTER_CONFIG), "{}").expect("written");
+        let adapter = format!("vllm serve BASE_MODEL --enable-lora --lora-modules dpo={shown}");
+        assert_eq!(serve_command(Some(dir.path()), Some("dpo")), adapter);
+    }
 }
