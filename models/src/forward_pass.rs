@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::dropout::Dropout;
 use crate::layers::{Activation, LayerNorm, Linear, RmsNorm};
@@ -31,6 +31,11 @@ impl Attention {
 pub(crate) trait Pass {
     /// The position of each token in its text, `[n]`.
     fn positions(&self) -> Tensor;
+
+    /// The type activations are computed in.
+    fn kind(&self) -> Kind {
+        Kind::Float
+    }
 
     /// Attention of one layer: queries `[n, heads, dim]`, keys and values `[n, kv_heads, dim]` → `[n, heads · dim]`.
     fn attend(&mut self, layer: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor;
@@ -82,17 +87,22 @@ pub(crate) struct WholePass {
     layout: Arc<Layout>,
     dropout: Option<Arc<Dropout>>,
     device: Device,
+    kind: Kind,
 }
 
 impl WholePass {
-    pub(crate) fn new(layout: &Arc<Layout>, dropout: Option<&Arc<Dropout>>, device: Device) -> Self {
-        Self { layout: Arc::clone(layout), dropout: dropout.map(Arc::clone), device }
+    pub(crate) fn new(layout: &Arc<Layout>, dropout: Option<&Arc<Dropout>>, device: Device, kind: Kind) -> Self {
+        Self { layout: Arc::clone(layout), dropout: dropout.map(Arc::clone), device, kind }
     }
 }
 
 impl Pass for WholePass {
     fn positions(&self) -> Tensor {
         indices(self.layout.positions(), self.device)
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
     }
 
     fn attend(&mut self, _: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {

@@ -66,7 +66,7 @@ impl ScalarHead {
 
     /// Hidden states `[n, d]` → `[n]`.
     pub fn forward(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(self.weight(), Some(self.bias())).squeeze_dim(-1)
+        hidden.to_kind(self.weight().kind()).linear(self.weight(), Some(self.bias())).squeeze_dim(-1)
     }
 }
 

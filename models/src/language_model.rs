@@ -19,6 +19,7 @@ use crate::freeze::FreezeConfig;
 use crate::layout::{Layout, Segment};
 use crate::lora::{Adapter, block_of};
 use crate::model_folders::ModelFolders;
+use crate::precision::{Precision, like_activations};
 use crate::recompute::SharedBody;
 use crate::safetensors_file::write_safetensors_mapped;
 use crate::weights::WeightFiles;
@@ -31,6 +32,7 @@ pub struct LanguageModel {
     body: SharedBody,
     /// Blocks between inputs that are kept for the backward pass; 0 keeps everything.
     checkpoint_every: Cell<usize>,
+    precision: Cell<Precision>,
     /// The output head `[v, d]`: the embedding when tied; absent in the body of a scalar model that is not tied.
     head: Option<Tensor>,
     /// Low-rank changes, which the body applies.
@@ -163,7 +165,17 @@ impl LanguageModel {
         };
         let body = SharedBody::new(config.architecture().body(&by_name));
         let flops = ModelFlops::of(&config);
-        Self { config, parameters, body, checkpoint_every: Cell::new(0), head, adapter, device, flops }
+        Self {
+            config,
+            parameters,
+            body,
+            checkpoint_every: Cell::new(0),
+            precision: Cell::default(),
+            head,
+            adapter,
+            device,
+            flops,
+        }
     }
 
     /// Its configuration.
@@ -196,6 +208,15 @@ impl LanguageModel {
     /// again; 0, as in a new model, keeps everything. Values and gradients stay the same bit for bit.
     pub fn set_checkpointing(&self, every: usize) {
         self.checkpoint_every.set(every);
+    }
+
+    /// The type its activations are computed in from now on; weights stay `f32`. A new model has [`Precision::Auto`].
+    pub fn set_precision(&self, precision: Precision) {
+        self.precision.set(precision);
+    }
+
+    fn kind(&self) -> Kind {
+        self.precision.get().kind(self.device)
     }
 
     /// Keeps no gradients for some of its parameters.
@@ -257,6 +278,7 @@ impl LanguageModel {
     fn over(&self, parameters: Vec<(String, Tensor)>, adapter: Option<Adapter>) -> Self {
         let model = Self::assemble(self.config.clone(), parameters, adapter, self.device);
         model.set_checkpointing(self.checkpoint_every.get());
+        model.set_precision(self.precision.get());
         model
     }
 
@@ -304,7 +326,7 @@ impl LanguageModel {
     /// Attention is causal and stays within a text. Lengths and ids are the caller's to check
     /// ([`LanguageModel::check_length`], [`LanguageModel::check_ids`]).
     pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
-        let mut pass = WholePass::new(&batch.layout, batch.dropout.as_ref(), self.device);
+        let mut pass = WholePass::new(&batch.layout, batch.dropout.as_ref(), self.device, self.kind());
         let hidden = tensor_work(|| match self.checkpoint_every.get() {
             0 => self.run(&batch.ids, &mut pass),
             every => self.body.run_checkpointed(&batch.ids, &pass, self.first_trained_block(), every),
@@ -324,13 +346,14 @@ impl LanguageModel {
     pub fn hidden_of(&self, ids: &[u32]) -> Tensor {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let layout = Layout::packed(vec![Segment { length: ids.len() as i64, prefix: None }]);
-        self.run(&indices(&ids, self.device), &mut WholePass::new(&Arc::new(layout), None, self.device))
+        self.run(&indices(&ids, self.device), &mut WholePass::new(&Arc::new(layout), None, self.device, self.kind()))
     }
 
     /// Runs the body over ids `[n]` → `[n, d]`.
     pub(crate) fn run(&self, ids: &Tensor, pass: &mut dyn Pass) -> Tensor {
         let body = self.body.lock();
-        let (mut x, tables) = body.start(ids, &pass.positions());
+        let (x, tables) = body.start(ids, &pass.positions());
+        let mut x = x.to_kind(pass.kind());
         for layer in 0..body.n_blocks() {
             x = body.block(layer, &x, &tables, pass);
         }
@@ -342,7 +365,7 @@ impl LanguageModel {
     /// # Panics
     /// When the model is the body of a scalar model and has no output head.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(self.head(), None::<Tensor>);
+        let logits = hidden.linear(&like_activations(self.head(), hidden), None::<Tensor>);
         match self.logit_softcap() {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -383,7 +406,9 @@ impl LanguageModel {
     pub(crate) fn without_head(self) -> Self {
         let head = self.config.architecture().head();
         let parameters = self.parameters.into_iter().filter(|(name, _)| name != head).collect();
-        Self::assemble(self.config, parameters, self.adapter, self.device)
+        let model = Self::assemble(self.config, parameters, self.adapter, self.device);
+        model.set_precision(self.precision.get());
+        model
     }
 
     /// Writes `model.safetensors` as `f32`, with the names transformers expects; a tied head is not written twice, and an

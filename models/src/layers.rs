@@ -7,6 +7,7 @@ use crate::config_json::ConfigJson;
 use crate::dropout::Dropout;
 use crate::low_rank::LowRank;
 use crate::native::{self, cpu};
+use crate::precision::like_activations;
 
 /// An affine map of the last dimension, with a low-rank change where the model has an adapter.
 pub(crate) struct Linear {
@@ -46,7 +47,8 @@ impl Linear {
 
     /// The same with dropout on what the low-rank change reads.
     pub(crate) fn forward_with_dropout(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
-        self.adapted(x, native::linear(x, &self.weight(), self.bias.as_ref()), dropout)
+        let bias = self.bias.as_ref().map(|bias| like_activations(bias, x));
+        self.adapted(x, native::linear(x, &like_activations(&self.weight(), x), bias.as_ref()), dropout)
     }
 
     /// The outputs `[n, to]` of the map itself for inputs `[n, from]`, with the low-rank change added, if there is one.
@@ -96,7 +98,8 @@ pub(crate) struct LayerNorm {
 impl LayerNorm {
     /// Normalises the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+        let (weight, bias) = (like_activations(&self.weight, x), like_activations(&self.bias, x));
+        x.layer_norm(weight.size(), Some(&weight), Some(&bias), self.eps, true)
     }
 }
 

@@ -12,6 +12,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::batch::TokenBatch;
 use crate::language_model::LanguageModel;
 use crate::native;
+use crate::precision::like_activations;
 use crate::work::{count_head, tensor_work};
 
 /// Logits in one chunk: 128 MB of `f32`, or about 650 rows for a vocabulary of 50 000.
@@ -133,25 +134,29 @@ impl SelectedLogProbs {
             let mut hidden_gradient = Vec::new();
             let mut kept = self.kept;
             let hidden = self.hidden.detach();
+            let head = like_activations(&self.head, &hidden);
             // Backwards, so that the kept probabilities are used and freed before others are computed.
             for (start, rows) in chunks(n, self.chunk).into_iter().rev() {
                 let hidden = hidden.narrow(0, start, rows);
                 let targets = self.targets.narrow(0, start, rows);
-                let probabilities = kept.take().unwrap_or_else(|| distributions(&hidden, &self.head, &targets, self.shaping).0);
+                let probabilities = kept.take().unwrap_or_else(|| distributions(&hidden, &head, &targets, self.shaping).0);
                 let weights = outer.narrow(0, start, rows).unsqueeze(1) / self.shaping.temperature;
                 let targets = targets.unsqueeze(1);
                 let mut logits_gradient = probabilities;
                 let _ = logits_gradient.g_mul_(&weights.neg());
                 let _ = logits_gradient.scatter_add_(1, &targets, &weights);
                 if let Some(cap) = self.shaping.softcap {
-                    let bent = (native::product(&hidden, &self.head) / cap).tanh();
+                    let bent = (native::product(&hidden, &head) / cap).tanh();
                     let _ = logits_gradient.g_mul_(&(1.0 - bent.square()));
                 }
-                if let Some(gradient) = &mut head_gradient {
-                    let _ = gradient.addmm_(&logits_gradient.tr(), &hidden);
+                let logits_gradient = like_activations(&logits_gradient, &hidden);
+                match &mut head_gradient {
+                    Some(gradient) if gradient.kind() == hidden.kind() => drop(gradient.addmm_(&logits_gradient.tr(), &hidden)),
+                    Some(gradient) => drop(gradient.g_add_(&native::product(&logits_gradient.tr(), &hidden.tr()))),
+                    None => (),
                 }
                 if trains_body {
-                    hidden_gradient.push(native::product(&logits_gradient, &self.head.tr()));
+                    hidden_gradient.push(native::product(&logits_gradient, &head.tr()));
                 }
             }
             hidden_gradient.reverse();
@@ -181,10 +186,11 @@ fn distributions(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shap
 fn forward(hidden: &Tensor, head: &Tensor, targets: &Tensor, shaping: Shaping, chunk: i64) -> (Tensor, Tensor, Option<Tensor>) {
     let empty = || Tensor::zeros([0], (Kind::Float, hidden.device()));
     let (mut values, mut entropies, mut kept) = (vec![empty()], vec![empty()], None);
+    let head = like_activations(head, hidden);
     for (start, rows) in chunks(targets.numel() as i64, chunk) {
         drop(kept.take());
         let targets = targets.narrow(0, start, rows);
-        let (probabilities, value, entropy) = distributions(&hidden.narrow(0, start, rows), head, &targets, shaping);
+        let (probabilities, value, entropy) = distributions(&hidden.narrow(0, start, rows), &head, &targets, shaping);
         values.push(value);
         entropies.push(entropy);
         kept = Some(probabilities);

@@ -6,6 +6,7 @@ use tch::{Tensor, no_grad};
 
 use crate::dropout::Dropout;
 use crate::native::cpu;
+use crate::precision::like_activations;
 
 /// The change to one layer. Handles share their tensors.
 #[derive(Debug)]
@@ -36,14 +37,15 @@ impl LowRank {
     /// The layer's outputs `[n, to]` for inputs `[n, from]`, with the change added; differentiable. Inputs are dropped only
     /// where a batch in training asks for it.
     pub(crate) fn add_to(&self, y: &Tensor, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        let (a, b) = (like_activations(&self.a, x), like_activations(&self.b, x));
         let low = match dropout {
             Some(dropout) if self.dropout > 0.0 => {
                 let mask = dropout.mask(&self.module, x.size()[1] as usize, self.dropout, x.device());
-                (x * mask.to_kind(x.kind())).linear(&self.a, None::<Tensor>)
+                (x * mask.to_kind(x.kind())).linear(&a, None::<Tensor>)
             }
-            _ => x.linear(&self.a, None::<Tensor>),
+            _ => x.linear(&a, None::<Tensor>),
         };
-        y.addmm(&(low * self.scale), &self.b.tr())
+        y.addmm(&(low * self.scale), &b.tr())
     }
 
     /// As [`LowRank::add_to`] without dropout, by the CPU kernel: each row's numbers are the same whatever rows are beside it.

@@ -29,7 +29,8 @@ impl SharedBody {
     /// Runs the body over the ids `[n]` of a pass → `[n, d]`, keeping for the backward pass the input of every `every`-th
     /// block, `every` ≥ 1. Nothing trains before block `start`, so the backward pass does not go there.
     pub(crate) fn run_checkpointed(&self, ids: &Tensor, pass: &WholePass, start: usize, every: usize) -> Tensor {
-        let (mut x, tables) = self.lock().start(ids, &pass.positions());
+        let (x, tables) = self.lock().start(ids, &pass.positions());
+        let mut x = x.to_kind(pass.kind());
         let n_blocks = self.lock().n_blocks();
         for layer in 0..start.min(n_blocks) {
             x = self.lock().block(layer, &x, &tables, &mut pass.clone());

@@ -29,7 +29,7 @@ fn has_kernel(x: &Tensor) -> bool {
 /// When the shapes do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     if !has_kernel(x) || !has_kernel(weight) {
-        return x.rms_norm(weight.size(), Some(weight), eps);
+        return x.rms_norm(weight.size(), Some(weight.to_kind(x.kind())), eps);
     }
     #[expect(unsafe_code, reason = "calls models/shim/rows.cpp with live handles")]
     one_tensor("rms_norm", |result| unsafe { farmhand_rms_norm(handle(x), handle(weight), eps, result) })
