@@ -180,7 +180,7 @@ fn a_plain_server_gets_text_and_its_token_counts_are_compared() {
     assert!(asked_for_answers(&server).iter().all(|request| request.body["prompt"].is_string()));
 
     let with_bos = start(codec(PromptFormat::None), Behaviour { adds_bos: true, ..plain.clone() });
-    let error = refusal(&config(&with_bos));
+    let error = ask_with(&config(&with_bos), &instructions(1), &sampling(2)).expect_err("one token more");
     assert!(error.message().contains("counts") && error.message().contains(&instructions(1)[0].id), "{error}");
     let uncounted = start(codec(PromptFormat::None), Behaviour { does_not_count: true, ..plain });
     assert!(refusal(&config(&uncounted)).message().contains("nor counts tokens"));
