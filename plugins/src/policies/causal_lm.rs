@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use farmhand_core::types::{Completion, Instruction, SamplingParams};
 use farmhand_core::{BuildContext, Error, Policy, PolicyConfig, Problem, Result, RunContext, register};
 use farmhand_models::{
-    GenerateOptions, Generated, GenerationRequest, LanguageModel, PromptFormat, TextCodec, generate, tch_device, text_before_stop,
+    CacheFormat, CacheOptions, GenerateOptions, Generated, GenerationRequest, LanguageModel, PromptFormat, TextCodec, generate,
+    tch_device, text_before_stop,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,11 +36,16 @@ pub struct CausalLmConfig {
     /// Longest prompt, in tokens; a longer one is an error. By default what the model's context allows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_prompt_tokens: Option<usize>,
+    /// Memory for the keys and values of the answers in the making, in GiB, > 0. It is taken as it is needed; when it is full,
+    /// answers wait. Changes speed and memory.
+    pub cache_gib: f64,
+    /// How keys and values are kept; less than `f32` changes answers a little.
+    pub cache: CacheFormat,
 }
 
 impl Default for CausalLmConfig {
     fn default() -> Self {
-        Self { model: None, prompt: None, max_batch: 64, max_prompt_tokens: None }
+        Self { model: None, prompt: None, max_batch: 64, max_prompt_tokens: None, cache_gib: 4.0, cache: CacheFormat::F32 }
     }
 }
 
@@ -56,6 +62,7 @@ impl PolicyConfig for CausalLmConfig {
         Ranges::new()
             .at_least_one("max_batch", self.max_batch)
             .at_least_one("max_prompt_tokens", self.max_prompt_tokens.unwrap_or(1))
+            .positive("cache_gib", self.cache_gib)
             .problems()
     }
 }
@@ -85,35 +92,34 @@ impl Policy for CausalLm {
             sampling: sampling.clone(),
             eos: self.codec.stop_ids(),
             max_batch: self.config.max_batch,
+            cache: CacheOptions {
+                memory: (self.config.cache_gib * f64::from(1 << 30)) as usize,
+                format: self.config.cache,
+                ..CacheOptions::default()
+            },
             ..GenerateOptions::default()
         };
         let mut progress = ctx.progress("sampling", Some((instructions.len() * n) as u64), "completions");
-        let mut completions = Vec::with_capacity(instructions.len() * n);
-        // Chunks bound what a round of sorting by length holds; they follow from the instructions alone.
-        let per_chunk = (4 * self.config.max_batch).div_ceil(n.max(1));
-        for (instructions, prompts) in instructions.chunks(per_chunk).zip(prompts.chunks(per_chunk)) {
-            let requests: Vec<GenerationRequest> = instructions
-                .iter()
-                .zip(prompts)
-                .flat_map(|(instruction, prompt)| {
-                    let seed = ctx.seed.child_text("completion", &instruction.id);
-                    (0..sampling.n)
-                        .map(move |i| GenerationRequest { prompt: prompt.clone(), seed: seed.child("sample", u64::from(i)) })
-                })
-                .collect();
-            let mut reported = 0;
-            let generated = generate(&self.model, Some(&self.codec.tokenizer), &requests, &options, &mut |done| {
-                if done > reported {
-                    progress.advance((done - reported) as u64);
-                    reported = done;
-                }
-                ctx.cancel.check()
-            })?;
-            for (i, answer) in generated.into_iter().enumerate() {
-                completions.push(self.completion(&instructions[i / n], (i % n) as u32, &answer, sampling));
+        let requests: Vec<GenerationRequest> = instructions
+            .iter()
+            .zip(&prompts)
+            .flat_map(|(instruction, prompt)| {
+                let seed = ctx.seed.child_text("completion", &instruction.id);
+                (0..sampling.n)
+                    .map(move |i| GenerationRequest { prompt: prompt.clone(), seed: seed.child("sample", u64::from(i)) })
+            })
+            .collect();
+        let mut reported = 0;
+        let generated = generate(&self.model, Some(&self.codec.tokenizer), &requests, &options, &mut |done| {
+            if done > reported {
+                progress.advance((done - reported) as u64);
+                reported = done;
             }
-        }
-        Ok(completions)
+            ctx.cancel.check()
+        })?;
+        let completion =
+            |(i, answer): (usize, &Generated)| self.completion(&instructions[i / n], (i % n) as u32, answer, sampling);
+        Ok(generated.iter().enumerate().map(completion).collect())
     }
 }
 
@@ -231,6 +237,21 @@ mod tests {
         stage.cancel.cancel();
         let error = model.generate(&instructions(4), &sampling(2), &stage.context(&events)).expect_err("stopped");
         assert!(error.is_cancelled());
+    }
+
+    #[test]
+    fn a_small_cache_delays_answers_and_one_too_small_says_what_it_needs() {
+        let stage = Stage::new();
+        let ctx = stage.context(&NoEvents);
+        let checkpoint = tiny_checkpoint(&stage);
+        let mut plenty = policy(&CausalLmConfig::default(), &checkpoint);
+        let expected = plenty.generate(&instructions(6), &sampling(2), &ctx).expect("generated");
+        let mut small = policy(&CausalLmConfig { cache_gib: 1.0 / 1024.0, ..CausalLmConfig::default() }, &checkpoint);
+        assert_eq!(small.generate(&instructions(6), &sampling(2), &ctx).expect("generated"), expected);
+        let mut none = policy(&CausalLmConfig { cache_gib: 1e-9, ..CausalLmConfig::default() }, &checkpoint);
+        let error = none.generate(&instructions(6), &sampling(2), &ctx).expect_err("no room");
+        assert!(error.message().contains("of cache"), "{error}");
+        assert_eq!(CausalLmConfig { cache_gib: 0.0, ..CausalLmConfig::default() }.problems()[0].path, "cache_gib");
     }
 
     #[test]
