@@ -409,6 +409,8 @@ pub enum CheckpointCommand {
     Show(ShowArgs),
     /// Fetch models from the Hugging Face hub into the cache.
     Fetch(FetchArgs),
+    /// Merge a low-rank adapter, made by farmhand or PEFT, with the model it changes.
+    Merge(MergeArgs),
     /// Restore a model from its base and a published weight difference, as AlpacaFarm released its models.
     Recover(RecoverArgs),
 }
@@ -439,6 +441,30 @@ pub struct FetchArgs {
     /// The models: `owner/name`, `owner/name@revision` or `hf:owner/name`.
     #[arg(required = true, value_name = "ID")]
     pub models: Vec<PathBuf>,
+}
+
+/// `farmhand checkpoint merge`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  farmhand checkpoint merge --adapter my-dpo/checkpoint --out merged
+  farmhand checkpoint merge --adapter peft-adapter --base HuggingFaceTB/SmolLM2-135M-Instruct --out merged
+
+What is made is a whole Hugging Face folder. Merging is needed for programs that take no adapters: every farmhand command reads
+an adapter's folder as it is, as long as the base model is where the adapter says.")]
+pub struct MergeArgs {
+    /// The adapter: a folder with adapter_config.json and adapter_model.safetensors.
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// The model that it changes: a Hugging Face folder or a hub id; unset: the one that it names.
+    #[arg(long)]
+    pub base: Option<PathBuf>,
+    /// The folder to make.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub threads: u16,
 }
 
 /// `farmhand checkpoint recover`.

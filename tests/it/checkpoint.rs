@@ -99,3 +99,35 @@ fn published_differences_are_restored_from_folders_and_from_the_hub() {
     with_hub(dir.path(), &server, &args, &[]).expect_success();
     assert_eq!(files_below(&dir.path().join("fetched")), files_below(&dir.path().join("sft")));
 }
+
+#[test]
+fn an_adapter_is_trained_read_where_a_model_is_and_merged_with_its_base() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let run = |args: &[&str]| farmhand(dir.path(), args);
+    working_model(&dir.path().join("base"));
+    let records: String = ["carrots", "hay", "grass"]
+        .map(|food| format!("{{\"instruction\": \"What does it eat?\", \"output\": \"an alpaca eats {food}\"}}\n"))
+        .concat();
+    std::fs::write(dir.path().join("data.jsonl"), records).expect("written");
+    let train = ["sft", "--model", "base", "--data", "data.jsonl", "--out", "run", "--set", "epochs=2", "--set", "optim.lr=0.05"];
+    let lora = ["--set", "lora.rank=2", "--set", "lora.output=adapter"];
+    run(&[train.as_slice(), &lora].concat()).expect_success();
+    assert!(dir.path().join("run/checkpoint/adapter_model.safetensors").is_file());
+    assert!(!dir.path().join("run/checkpoint/model.safetensors").exists());
+
+    let merged = run(&["checkpoint", "merge", "--adapter", "run", "--out", "merged"]).expect_success();
+    assert_eq!(merged.stdout, "merged\n");
+    let score = |model: &str| run(&["score", "--model", model, "--data", "data.jsonl"]).expect_success().stdout;
+    assert_eq!(score("run"), score("merged"));
+    assert_ne!(score("run"), score("base"));
+
+    run(&["checkpoint", "merge", "--adapter", "run", "--out", "merged"]).expect_error(&["is not empty"], Some("new or empty"));
+    run(&["checkpoint", "merge", "--adapter", "base", "--out", "x"]).expect_error(&["`base` is a whole model"], None);
+    run(&["checkpoint", "merge", "--adapter", "run", "--base", "merged", "--out", "x"]).expect_error(&["other weights"], None);
+    std::fs::rename(dir.path().join("base"), dir.path().join("moved")).expect("moved");
+    run(&["score", "--model", "run", "--data", "data.jsonl"]).expect_error(&["changes `base`"], Some("checkpoint merge"));
+    let args = ["checkpoint", "merge", "--adapter", "run", "--base", "moved", "--out", "again", "--json"];
+    let json: Value = serde_json::from_str(&run(&args).expect_success().stdout).expect("JSON");
+    assert_eq!(json["kind"].as_str(), Some("causal_lm"));
+    assert_eq!(files_below(&dir.path().join("again")), files_below(&dir.path().join("merged")));
+}

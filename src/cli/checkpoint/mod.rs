@@ -1,6 +1,7 @@
 //! `farmhand checkpoint`: what can be done with model folders, one subcommand a file.
 
 mod fetch;
+mod merge;
 mod recover;
 mod show;
 
@@ -14,6 +15,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs, cli: &Cli, terminal: Terminal) -
     match &args.command {
         CheckpointCommand::Show(args) => show::show(args, cli, terminal),
         CheckpointCommand::Fetch(args) => fetch::fetch(args, cli, terminal),
+        CheckpointCommand::Merge(args) => merge::merge(args, cli, terminal),
         CheckpointCommand::Recover(args) => recover::recover(args, cli, terminal),
     }
 }
