@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use farmhand_core::run::{StageDir, hash_path};
 use farmhand_core::types::{Demonstration, Instruction, PreferencePair};
 use farmhand_core::{
-    CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, PollingExecutor, RecordedEvents, Result, RunContext, Seed,
+    CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, NoEvents, PollingExecutor, RecordedEvents, Result, RunContext,
+    Seed,
 };
 use farmhand_models::{
     BatchLayout, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile, Schedule,
@@ -179,6 +180,13 @@ pub(crate) fn assert_resumes_exactly(scalar: &str, step: u64, run: impl Fn(&RunC
         assert!(!rest.is_empty() && rest.len() < all.len(), "{} of {} steps were repeated", rest.len(), all.len());
         assert_eq!(rest, all[all.len() - rest.len()..]);
     }
+}
+
+/// Runs a learner with each of some options, which must give the same bytes.
+pub(crate) fn assert_same_bytes<C>(options: &[C], run: impl Fn(&C, &RunContext<'_>) -> Result<Checkpoint>) {
+    let bytes = |options: &C| hash_path(run(options, &Stage::new().context(&NoEvents)).expect("learned").path()).expect("hashed");
+    let hashes: Vec<String> = options.iter().map(bytes).collect();
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
 }
 
 /// Ways to split the records of a step over forward passes: layout, records and tokens at most.

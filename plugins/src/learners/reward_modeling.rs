@@ -66,6 +66,9 @@ pub struct RewardModelingConfig {
     pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
+    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
+    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
+    pub checkpoint_every: usize,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
@@ -95,6 +98,7 @@ impl Default for RewardModelingConfig {
             micro_batch_size: None,
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
+            checkpoint_every: 0,
             save_every: 50,
             validate_every: 50,
             lora: None,
@@ -149,6 +153,7 @@ impl Learner for RewardModeling {
         head.set_trainable(true);
         let body = start_training(body, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
         let model = ScalarModel { body, head };
+        model.body.set_checkpointing(config.checkpoint_every);
 
         let limit =
             TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.body.config().max_positions() };
@@ -292,8 +297,8 @@ mod tests {
     use super::*;
     use crate::reward_models::BradleyTerryConfig;
     use crate::testing::{
-        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, lively_checkpoint, pairs, small_lora,
-        take_gradients, tiny_checkpoint,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_bytes, assert_same_gradients, fast_optim, lively_checkpoint, pairs,
+        small_lora, take_gradients, tiny_checkpoint,
     };
 
     fn config() -> RewardModelingConfig {
@@ -366,6 +371,16 @@ mod tests {
             assert_ne!(model.head.weight(), fresh.head.weight());
             assert_resumes_exactly("reward_modeling/loss", 9, |ctx| learn(&config, &init, ctx));
         }
+    }
+
+    #[test]
+    fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let saving = RewardModelingConfig { checkpoint_every: 1, ..config() };
+        let run = |config: &RewardModelingConfig, ctx: &RunContext<'_>| learn(config, &init, ctx);
+        assert_same_bytes(&[config(), saving.clone()], run);
+        assert_resumes_exactly("reward_modeling/loss", 9, |ctx| run(&saving, ctx));
     }
 
     #[test]

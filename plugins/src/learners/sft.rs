@@ -60,6 +60,9 @@ pub struct SftConfig {
     pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
+    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
+    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
+    pub checkpoint_every: usize,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// Train low-rank changes to the linear layers (LoRA) and none of the weights; by default the weights are trained.
@@ -84,6 +87,7 @@ impl Default for SftConfig {
             micro_batch_size: None,
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
+            checkpoint_every: 0,
             save_every: 50,
             lora: None,
             freeze: FreezeConfig::default(),
@@ -132,6 +136,7 @@ impl Learner for Sft {
         let codec = TextCodec::load(inputs.init, config.prompt)?;
         let model = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
         let model = start_training(model, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
+        model.set_checkpointing(config.checkpoint_every);
 
         let limit = TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: model.config().max_positions() };
         let encode = |demonstration: &Demonstration| -> Result<Record<1>> {
@@ -248,8 +253,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, lively_checkpoint, moved,
-        small_lora, take_gradients, tiny_checkpoint, tiny_checkpoint_with,
+        SPLITS, Stage, assert_resumes_exactly, assert_same_bytes, assert_same_gradients, demonstrations, fast_optim,
+        lively_checkpoint, moved, small_lora, take_gradients, tiny_checkpoint, tiny_checkpoint_with,
     };
 
     fn config() -> SftConfig {
@@ -322,6 +327,16 @@ mod tests {
         let names = moved(&init, &learned);
         assert!(names.len() == 9 && names.iter().all(|name| name.starts_with("model.layers.1.")), "{names:?}");
         assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config, &init, &demonstrations(8), ctx));
+    }
+
+    #[test]
+    fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let saving = SftConfig { checkpoint_every: 1, ..config() };
+        let run = |config: &SftConfig, ctx: &RunContext<'_>| learn(config, &init, &demonstrations(8), ctx);
+        assert_same_bytes(&[config(), saving.clone()], run);
+        assert_resumes_exactly("sft/loss", 12, |ctx| run(&saving, ctx));
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub struct DpoConfig {
     pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
+    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
+    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
+    pub checkpoint_every: usize,
     /// Steps between saved states, ≥ 1.
     pub save_every: u64,
     /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
@@ -104,6 +107,7 @@ impl Default for DpoConfig {
             micro_batch_size: None,
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
+            checkpoint_every: 0,
             save_every: 50,
             validate_every: 50,
             lora: None,
@@ -181,6 +185,7 @@ impl Learner for Dpo {
         };
         let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
         let trained = policy.trained();
+        policy.set_checkpointing(config.checkpoint_every);
 
         let plan = plan_steps(&train.records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
         let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
@@ -246,7 +251,8 @@ mod tests {
     use super::*;
     use crate::reward_models::LikelihoodConfig;
     use crate::testing::{
-        Stage, assert_resumes_exactly, fast_optim, lively_checkpoint, moved, pairs, small_lora, tiny_checkpoint,
+        Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, lively_checkpoint, moved, pairs, small_lora,
+        tiny_checkpoint,
     };
 
     fn config() -> DpoConfig {
@@ -341,6 +347,16 @@ mod tests {
             events.scalars("dpo/loss")
         };
         assert_eq!(run(Some(&init)), run(None));
+    }
+
+    #[test]
+    fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let saving = DpoConfig { checkpoint_every: 1, ..config() };
+        let run = |config: &DpoConfig, ctx: &RunContext<'_>| learn(config, &init, &pairs(10), ctx);
+        assert_same_bytes(&[config(), saving.clone()], run);
+        assert_resumes_exactly("dpo/loss", 9, |ctx| run(&saving, ctx));
     }
 
     #[test]

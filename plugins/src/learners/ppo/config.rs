@@ -83,6 +83,9 @@ pub struct PpoConfig {
     pub micro_batch_tokens: Option<usize>,
     /// How texts lie in a forward pass. Changes speed and memory, not the result.
     pub layout: BatchLayout,
+    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
+    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
+    pub checkpoint_every: usize,
     /// Rounds between saved states, ≥ 1.
     pub save_every: u64,
     /// Train low-rank changes to the linear layers (LoRA) of policy and value model, and the value model's head, and no other
@@ -128,6 +131,7 @@ impl Default for PpoConfig {
             micro_batch_size: None,
             micro_batch_tokens: None,
             layout: BatchLayout::Packed,
+            checkpoint_every: 0,
             save_every: 5,
             lora: None,
             freeze: FreezeConfig::default(),

@@ -85,6 +85,8 @@ impl Learner for Ppo {
         let context = policy.config().max_positions().min(value.body.config().max_positions());
         let prompts = fitting_prompts(instructions, context, &codec, config, ctx)?;
         let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
+        policy.set_checkpointing(config.checkpoint_every);
+        value.body.set_checkpointing(config.checkpoint_every);
 
         let (policy_parameters, value_parameters) = (policy.trained(), value.trained());
         let n_steps = config.n_optimiser_steps();
@@ -205,7 +207,8 @@ mod tests {
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
     use crate::testing::{
-        Stage, assert_resumes_exactly, fast_optim, instructions, lively_checkpoint, moved, small_lora, tiny_checkpoint,
+        Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, instructions, lively_checkpoint, moved, small_lora,
+        tiny_checkpoint,
     };
 
     /// Likes the letter e: its share of the answer's first characters.
@@ -289,6 +292,16 @@ mod tests {
         assert!(kl[0].1 == 0.0 && kl[29].1 > 0.1, "the reference is the policy without its adapter: {kl:?}");
         assert!(moved(&init, &learned).iter().all(|name| name.ends_with("_proj.weight")));
         assert_resumes_exactly("ppo/reward", 3, |ctx| learn(&config, &init, ctx));
+    }
+
+    #[test]
+    fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let saving = PpoConfig { checkpoint_every: 1, ..config() };
+        let run = |config: &PpoConfig, ctx: &RunContext<'_>| learn(config, &init, ctx);
+        assert_same_bytes(&[config(), saving.clone()], run);
+        assert_resumes_exactly("ppo/reward", 3, |ctx| run(&saving, ctx));
     }
 
     #[test]
