@@ -200,12 +200,14 @@ pub struct BuildContext<'a> {
     pub reward_model: Option<&'a Checkpoint>,
     /// Finds the models that options name.
     pub models: &'a dyn FindModel,
+    /// A folder outside of the run for what other runs can use again; without one nothing is kept for them.
+    pub cache_dir: Option<&'a Path>,
 }
 
 impl<'a> BuildContext<'a> {
-    /// A context that offers no models and finds those that options name in folders alone.
+    /// A context that offers no models and no cache, and finds those that options name in folders alone.
     pub fn new(device: Device, base_dir: &'a Path) -> Self {
-        Self { device, base_dir, policy: None, reward_model: None, models: &FoldersOnly }
+        Self { device, base_dir, policy: None, reward_model: None, models: &FoldersOnly, cache_dir: None }
     }
 
     /// A path from the options, made absolute to `base_dir`.

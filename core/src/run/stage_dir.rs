@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::atomic::{write_atomic, write_dir_atomic};
 use super::journal::Journal;
+use super::shared_journal::SharedJournal;
 use crate::error::{Error, Result};
 
 /// Where one stage writes. Outputs appear whole under their final name; what is only needed to continue an
@@ -105,6 +106,11 @@ impl StageDir {
     /// As [`Journal::open`].
     pub fn journal<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<(Journal, Vec<T>)> {
         Journal::open(self.state_dir().join(name))
+    }
+
+    /// A journal of this stage that several processes may read and extend.
+    pub fn shared_journal(&self, name: &str) -> SharedJournal {
+        SharedJournal::new(self.state_dir().join(name))
     }
 
     /// Removes saved states and journals; the stage's outputs stay.

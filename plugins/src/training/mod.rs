@@ -1,6 +1,7 @@
 //! What every learner needs around its loop: records that fit, options in range, a reference, the part that
 //! is trained.
 
+mod log_prob_cache;
 mod micro_batching;
 mod options;
 mod records;
@@ -13,7 +14,7 @@ use farmhand_models::{BatchLayout, StepPlan, computed_tokens};
 pub use micro_batching::MicroBatching;
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of};
-pub use reference::{is_same_model, load_reference};
+pub use reference::{Reference, is_same_model, load_reference};
 pub use trained_part::{in_training, start_training};
 
 /// The records of every optimiser step: `batch_size` of them, or as many as `batch_tokens` tokens allow. A pair's prompt counts

@@ -4,11 +4,12 @@
 //! `h = [log π(y_w|x) − log π_ref(y_w|x)] − [log π(y_l|x) − log π_ref(y_l|x)]`, log-probabilities summed over the response
 //! and its end-of-sequence token. The other losses on the same log-ratios are links, see [`PairwiseLink`].
 //!
-//! The reference's log-probabilities are computed once, before training, and kept with the stage's state. With the policy
-//! at the reference the logistic loss is ln 2.
+//! The reference's log-probabilities are computed once, before training; then the reference is gone from memory. They are
+//! kept for other runs, see [`Reference::sums`]. With the policy at the reference the logistic loss is ln 2.
 
 mod pairs;
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use farmhand_core::types::PreferencePair;
@@ -27,8 +28,7 @@ use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
 use crate::training::{
-    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, is_same_model, items_before, load_reference, plan_steps,
-    start_training,
+    MicroBatching, Ranges, Record, Reference, TokenLimit, admit, ids_of, items_before, plan_steps, start_training,
 };
 
 register! {
@@ -46,6 +46,8 @@ pub struct DpoConfig {
     pub link: PairwiseLink,
     /// Count the reference's log-probabilities as 0.
     pub reference_free: bool,
+    /// Keep the reference's log-probabilities in the shared cache folder, where other runs on the same pairs find them.
+    pub reference_cache: bool,
     /// Weight of the chosen answers' negative log-likelihood added to the loss, ≥ 0.
     pub nll_weight: f64,
     /// How that likelihood becomes one number per step; only with `nll_weight` above 0.
@@ -97,6 +99,7 @@ impl Default for DpoConfig {
             beta: 0.1,
             link: PairwiseLink::Logistic,
             reference_free: false,
+            reference_cache: true,
             nll_weight: 0.0,
             nll_reduction: Reduction::TokenMean,
             epochs: 2,
@@ -119,8 +122,8 @@ impl Default for DpoConfig {
 
 #[typetag::serde(name = "dpo")]
 impl LearnerConfig for DpoConfig {
-    fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(Dpo(self.clone())))
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Dpo { config: self.clone(), cache_dir: ctx.cache_dir.map(Path::to_owned) }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -149,7 +152,11 @@ impl DpoConfig {
     }
 }
 
-struct Dpo(DpoConfig);
+struct Dpo {
+    config: DpoConfig,
+    /// Where reference log-probabilities are kept for other runs.
+    cache_dir: Option<PathBuf>,
+}
 
 impl Learner for Dpo {
     fn requires(&self) -> Requirements {
@@ -157,7 +164,7 @@ impl Learner for Dpo {
     }
 
     fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
-        let Self(config) = self;
+        let Self { config, cache_dir } = self;
         let codec = TextCodec::load(inputs.init, config.prompt)?;
         let policy = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
 
@@ -174,14 +181,10 @@ impl Learner for Dpo {
         };
 
         let (train, held_out) = {
-            // The policy has not moved yet, so without another reference it is the reference.
-            let other = match inputs.reference {
-                Some(checkpoint) if !is_same_model(checkpoint, inputs.init)? => Some(load_reference(checkpoint, &policy)?),
-                _ => None,
-            };
-            let reference = other.as_ref().unwrap_or(&policy);
-            let pairs = |records, name| Pairs::new(records, name, reference, config, ctx);
-            (pairs(train, "reference_log_probs.jsonl")?, pairs(held_out, "held_out_reference_log_probs.jsonl")?)
+            let mut reference = Reference::new(inputs.init, inputs.reference, &policy)?;
+            let cache_dir = cache_dir.as_deref().filter(|_| config.reference_cache);
+            let mut pairs = |records| Pairs::new(records, &mut reference, config, cache_dir, ctx);
+            (pairs(train)?, pairs(held_out)?)
         };
         let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
         let trained = policy.trained();
@@ -243,8 +246,6 @@ impl Learner for Dpo {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use farmhand_core::types::Response;
     use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents, RewardModelConfig};
 
@@ -343,7 +344,7 @@ mod tests {
             let inputs =
                 LearnerInputs { init: &init, reference, feedback, validation: None, reward_model: None, annotator: None };
             let events = RecordedEvents::default();
-            Dpo(config()).learn(inputs, &stage.context(&events)).expect("learned");
+            Dpo { config: config(), cache_dir: None }.learn(inputs, &stage.context(&events)).expect("learned");
             events.scalars("dpo/loss")
         };
         assert_eq!(run(Some(&init)), run(None));
@@ -357,6 +358,27 @@ mod tests {
         let run = |config: &DpoConfig, ctx: &RunContext<'_>| learn(config, &init, &pairs(10), ctx);
         assert_same_bytes(&[config(), saving.clone()], run);
         assert_resumes_exactly("dpo/loss", 9, |ctx| run(&saving, ctx));
+    }
+
+    #[test]
+    fn a_run_that_finds_the_reference_log_probs_gives_the_same_bytes_and_resumes() {
+        let base = Stage::new();
+        let (init, cache) = (tiny_checkpoint(&base), base.path().join("cache"));
+        let run = |cache_dir: &Option<PathBuf>, ctx: &RunContext<'_>| {
+            let pairs = pairs(10);
+            let inputs = LearnerInputs {
+                init: &init,
+                reference: None,
+                feedback: Feedback::Preferences(&pairs),
+                validation: None,
+                reward_model: None,
+                annotator: None,
+            };
+            Dpo { config: config(), cache_dir: cache_dir.clone() }.learn(inputs, ctx)
+        };
+        assert_same_bytes(&[None, Some(cache.clone()), Some(cache.clone())], run);
+        assert_resumes_exactly("dpo/loss", 9, |ctx| run(&Some(cache.clone()), ctx));
+        assert_eq!(std::fs::read_dir(cache.join("log-probs")).expect("there").count(), 2, "a file and its lock");
     }
 
     #[test]
@@ -392,7 +414,9 @@ mod tests {
             reward_model: None,
             annotator: None,
         };
-        let error = Dpo(config()).learn(inputs, &stage.context(&farmhand_core::NoEvents)).expect_err("refused");
+        let error = Dpo { config: config(), cache_dir: None }
+            .learn(inputs, &stage.context(&farmhand_core::NoEvents))
+            .expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::MissingInput);
     }
 }

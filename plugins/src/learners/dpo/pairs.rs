@@ -1,14 +1,15 @@
 //! Preference pairs with the reference's log-probabilities, and one pass of some of them through the policy.
 
-use farmhand_core::{Error, Result, RunContext, Seed};
+use std::path::Path;
+
+use farmhand_core::{Result, RunContext, Seed};
 use farmhand_models::{BatchLayout, LanguageModel, TokenBatch, selected_log_probs, selected_log_probs_no_grad, sequence_sums};
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::DpoConfig;
 use crate::rl::pairwise::{LengthScale, LogRatios};
 use crate::rl::reduction::StepTotals;
-use crate::training::{Record, ids_of, in_training};
+use crate::training::{Record, Reference, in_training};
 
 /// Pairs with the log-probabilities of the frozen reference.
 pub(super) struct Pairs {
@@ -17,56 +18,20 @@ pub(super) struct Pairs {
     reference: Vec<[f32; 2]>,
 }
 
-/// One line of the journal of reference log-probabilities: a pair's index and its two sums.
-#[derive(Serialize, Deserialize)]
-struct ReferenceLine(usize, [f32; 2]);
-
 impl Pairs {
-    /// Computes what the journal `name` of an interrupted run does not hold yet; zeros when the loss is reference-free.
+    /// Asks the reference; zeros when the loss is reference-free.
     pub(super) fn new(
         records: Vec<Record<2>>,
-        name: &str,
-        reference: &LanguageModel,
+        reference: &mut Reference<'_>,
         config: &DpoConfig,
+        cache_dir: Option<&Path>,
         ctx: &RunContext<'_>,
     ) -> Result<Self> {
-        let mut sums = vec![[0.0; 2]; records.len()];
-        if config.reference_free || records.is_empty() {
-            return Ok(Self { records, reference: sums });
-        }
-        let (mut journal, lines) = ctx.stage.journal::<ReferenceLine>(name)?;
-        let mut known = vec![false; records.len()];
-        for ReferenceLine(i, values) in lines {
-            let place = sums.get_mut(i).ok_or_else(|| {
-                Error::invalid_data(format!("`{}` belongs to other pairs", journal.path().display())).with_hint("remove it")
-            })?;
-            (*place, known[i]) = (values, true);
-        }
-        let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "pairs");
-        let all: Vec<usize> = (0..records.len()).collect();
-        for rows in config.micro_batching(reference.device()).groups(&records, &all) {
-            progress.advance(rows.len() as u64);
-            if rows.iter().all(|&row| known[row]) {
-                continue;
-            }
-            ctx.cancel.check()?;
-            let batch = batch_of(&records, &rows, config.layout, reference.device())?;
-            let (log_probs, _) = selected_log_probs_no_grad(reference, &batch);
-            let totals =
-                Vec::<f32>::try_from(sequence_sums(&log_probs, &batch)).map_err(|error| Error::other(error.to_string()))?;
-            let lines: Vec<_> =
-                rows.iter().enumerate().map(|(j, &i)| ReferenceLine(i, [totals[j], totals[rows.len() + j]])).collect();
-            if lines.iter().any(|line| line.1.iter().any(|value| !value.is_finite())) {
-                let message =
-                    format!("a reference log-probability is not finite, in preference pairs {}", ids_of(&records, &rows));
-                return Err(Error::non_finite(message).with_hint("the reference model is broken"));
-            }
-            for ReferenceLine(i, values) in &lines {
-                sums[*i] = *values;
-            }
-            journal.append(&lines)?;
-        }
-        Ok(Self { records, reference: sums })
+        let reference = match config.reference_free {
+            true => vec![[0.0; 2]; records.len()],
+            false => reference.sums(&records, 1.0, config.layout, cache_dir, ctx)?,
+        };
+        Ok(Self { records, reference })
     }
 }
 
@@ -157,8 +122,8 @@ fn batch_of(records: &[Record<2>], rows: &[usize], layout: BatchLayout, device: 
 
 #[cfg(test)]
 mod tests {
-    use farmhand_core::NoEvents;
     use farmhand_core::types::PreferencePair;
+    use farmhand_core::{Checkpoint, NoEvents};
     use farmhand_models::{Ending, FreezeConfig, TextCodec};
 
     use super::*;
@@ -169,6 +134,7 @@ mod tests {
 
     struct Fixture {
         stage: Stage,
+        init: Checkpoint,
         policy: LanguageModel,
         records: Vec<Record<2>>,
     }
@@ -184,14 +150,18 @@ mod tests {
             Record::new(&pair.instruction.id, [side(&pair.chosen), side(&pair.rejected)])
         };
         let records = pairs(8).iter().map(encode).collect();
-        Fixture { stage, policy, records }
+        Fixture { stage, init, policy, records }
     }
 
     #[test]
     fn the_loss_is_ln_2_at_the_reference_and_every_log_ratio_zero() {
-        let Fixture { stage, policy, records } = fixture();
-        let config = DpoConfig::default();
-        let pairs = Pairs::new(records, "reference.jsonl", &policy, &config, &stage.context(&NoEvents)).expect("computed");
+        let Fixture { stage, init, policy, records } = fixture();
+        let (config, ctx) = (DpoConfig::default(), stage.context(&NoEvents));
+        let mut reference = Reference::new(&init, None, &policy).expect("fits");
+        let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
+        let pairs = Pairs::new(records.clone(), &mut reference, &free, None, &ctx).expect("nothing to compute");
+        assert_eq!(pairs.reference, [[0.0; 2]; 8]);
+        let pairs = Pairs::new(records, &mut reference, &config, None, &ctx).expect("computed");
         for micro_batch_size in [1, 3, 8].map(Some) {
             let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
             let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, None).expect("run");
@@ -229,8 +199,7 @@ mod tests {
 
     #[test]
     fn an_adapters_dropout_does_not_depend_on_layout_and_micro_batches() {
-        let Fixture { stage, policy, records } = fixture();
-        let init = tiny_checkpoint(&stage);
+        let Fixture { stage: _stage, init, policy, records } = fixture();
         policy.set_trainable(false);
         let policy =
             start_training(policy, Some(&small_lora()), &FreezeConfig::default(), &init, Seed::root(1)).expect("started");
@@ -248,18 +217,5 @@ mod tests {
         for (layout, size, tokens) in SPLITS {
             assert_same_gradients(&gradients(layout, size, tokens), &expected, 1e-5);
         }
-    }
-
-    #[test]
-    fn reference_log_probs_are_read_from_the_journal_of_an_interrupted_run() {
-        let Fixture { stage, policy, records } = fixture();
-        let ctx = stage.context(&NoEvents);
-        let compute = || Pairs::new(records.clone(), "reference.jsonl", &policy, &DpoConfig::default(), &ctx).expect("computed");
-        let first = compute().reference;
-        let _ = tch::no_grad(|| policy.parameters()[0].1.shallow_clone().g_mul_scalar_(2.0));
-        assert_eq!(compute().reference, first);
-        let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
-        let zeros = Pairs::new(records.clone(), "none.jsonl", &policy, &free, &ctx).expect("nothing to compute");
-        assert_eq!(zeros.reference, vec![[0.0; 2]; 8]);
     }
 }
