@@ -9,6 +9,7 @@ use farmhand_annotators as _;
 use farmhand_evaluators as _;
 use farmhand_plugins as _;
 
+mod cache_dir;
 pub mod cli;
 pub mod hub;
 pub mod pipeline;

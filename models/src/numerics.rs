@@ -4,8 +4,10 @@ use std::path::Path;
 
 use farmhand_core::run::file_hash;
 use farmhand_core::types::content_id;
-use farmhand_core::{Error, Result};
+use farmhand_core::{ADAPTER_CONFIG, Error, Result};
 use tch::Device;
+
+use crate::model_folders::ModelFolders;
 
 /// Raised with every change (here, in the shim or of libtorch) after which a forward pass may give other bits than before.
 const ENGINE_VERSION: u32 = 1;
@@ -17,22 +19,31 @@ pub fn engine_numerics(device: Device) -> String {
     format!("engine {ENGINE_VERSION}, {device}, {}, {} threads", processor(), tch::get_num_threads())
 }
 
-/// A hash of everything in a model folder that its numbers depend on: the configuration and the weights, not the tokenizer.
+/// A hash of everything that a model's numbers depend on: the configuration and the weights of its folder, and when that is an
+/// adapter's, of the folders below it; not the tokenizer.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// When a folder cannot be read, or the base model of an adapter is missing.
 pub fn model_content_hash(dir: &Path) -> Result<String> {
-    let failed = |error| Error::io("list", dir, error);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name == "config.json" || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
-            names.push(name);
+    let folders = ModelFolders::of(dir)?;
+    let mut parts = Vec::new();
+    for dir in folders.adapters().map(|(adapter, _)| adapter).chain([folders.whole()]) {
+        let failed = |error| Error::io("list", dir, error);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            let is_config = name == "config.json" || name == ADAPTER_CONFIG;
+            if is_config || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        for name in names {
+            let hash = file_hash(&dir.join(&name))?;
+            parts.extend([name, hash]);
         }
     }
-    names.sort();
-    let hashes = names.iter().map(|name| file_hash(&dir.join(name))).collect::<Result<Vec<_>>>()?;
-    Ok(content_id(names.iter().zip(&hashes).flat_map(|(name, hash)| [name.as_str(), hash.as_str()])))
+    Ok(content_id(parts.iter().map(String::as_str)))
 }
 
 /// The processor's own name, for its kernels are chosen by it.
@@ -76,6 +87,15 @@ mod tests {
         write("config.json", "{ }");
         assert!(second != first && hash() != second);
         assert!(model_content_hash(&dir.path().join("absent")).is_err());
+
+        // An adapter's numbers are also those of its base.
+        let adapter = dir.path().join("adapter");
+        std::fs::create_dir(&adapter).expect("made");
+        std::fs::write(adapter.join(ADAPTER_CONFIG), r#"{ "base_model_name_or_path": ".." }"#).expect("written");
+        let with_adapter = || model_content_hash(&adapter).expect("hashed");
+        let first = with_adapter();
+        write("model.safetensors", "3");
+        assert!(with_adapter() != first && with_adapter() != hash());
     }
 
     #[test]

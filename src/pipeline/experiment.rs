@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
 use super::{annotate, base_model, evaluate, generate, split_data};
+use crate::cache_dir::cache_dir;
 use crate::hub::{ModelName, Want};
 
 /// An experiment ready to run: its configuration is checked, its run directory is open and locked.
@@ -340,7 +341,8 @@ impl<'a> Experiment<'a> {
         let done = self.stage(stage, options, inputs, |_, ctx, build| {
             let feedback = OwnedFeedback::read(requires.feedback, &file, &ReadOptions::default(), ctx)?;
             let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
-            let build = BuildContext { policy: Some(start), reward_model, ..*build };
+            let cache_dir = cache_dir();
+            let build = BuildContext { policy: Some(start), reward_model, cache_dir: cache_dir.as_deref(), ..*build };
             let mut learner = spec.build(&build)?;
             let mut scorer = asked.map(|_| reward_model_spec().build(&build)).transpose()?;
             let annotator = requires.annotator.then(|| TieIfIdentical::build(&annotator_spec, &build)).transpose()?;

@@ -56,7 +56,7 @@ impl From<Output> for Finished {
 /// The command, not yet started, in `dir`.
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_farmhand"));
-    command.current_dir(dir).args(args).env("OMP_NUM_THREADS", "1");
+    command.current_dir(dir).args(args).env("OMP_NUM_THREADS", "1").env("FARMHAND_CACHE", dir.join("cache"));
     command
 }
 
