@@ -55,15 +55,18 @@ pub fn admit<R, const N: usize>(
     limit: TokenLimit,
     needs_response: bool,
     ctx: &RunContext<'_>,
-    encode: impl Fn(&R) -> Result<Record<N>>,
-) -> Result<Vec<Record<N>>> {
+    encode: impl Fn(&R) -> Result<Record<N>> + Sync,
+) -> Result<Vec<Record<N>>>
+where
+    R: Sync,
+{
     if records.is_empty() {
         return Err(Error::missing_input(format!("there are no {noun} to learn from")));
     }
     let max_tokens = limit.max_tokens.min(limit.context);
     let (mut kept, mut longest, mut n_long, mut n_empty) = (Vec::with_capacity(records.len()), 0, 0, 0);
-    for (index, record) in records.iter().enumerate() {
-        let record = Record { index, ..encode(record)? };
+    for (index, record) in encode_all(records, noun, ctx, encode)?.into_iter().enumerate() {
+        let record = Record { index, ..record };
         if record.longest() > max_tokens {
             n_long += 1;
             longest = longest.max(record.longest());
@@ -93,6 +96,35 @@ pub fn admit<R, const N: usize>(
         ctx.events.warn(&format!("{empty}; they are left out"));
     }
     Ok(kept)
+}
+
+/// Encodes records on as many threads as tensors have, in the order of the records. One thread encodes about 240 000 tokens a
+/// second: nothing beside training on a CPU, but much of an epoch on a GPU. Grouping and laying out batches take a hundredth of
+/// that and stay where the step is.
+fn encode_all<R: Sync, const N: usize>(
+    records: &[R],
+    noun: &str,
+    ctx: &RunContext<'_>,
+    encode: impl Fn(&R) -> Result<Record<N>> + Sync,
+) -> Result<Vec<Record<N>>> {
+    const AT_A_TIME: usize = 256;
+    let n_threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
+    let mut progress = ctx.progress("tokenising", Some(records.len() as u64), noun);
+    let mut encoded = Vec::with_capacity(records.len());
+    for part in records.chunks(n_threads * AT_A_TIME) {
+        ctx.cancel.check()?;
+        let stretches: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+            let work = |records: &'_ [R]| records.iter().map(&encode).collect();
+            let threads: Vec<_> = part.chunks(AT_A_TIME).map(|records| scope.spawn(move || work(records))).collect();
+            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|encoded| encoded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        for stretch in stretches {
+            encoded.extend(stretch?);
+        }
+        progress.advance(part.len() as u64);
+    }
+    Ok(encoded)
 }
 
 /// The ids of some records, for the message of an error: the first eight, then how many more.
@@ -127,6 +159,23 @@ mod tests {
         assert!(text.contains("2 of 5 demonstrations are longer than `max_tokens` of 12 tokens (the longest has 40)"), "{text}");
         assert!(text.contains("1 of 5 demonstrations have a response without a token"), "{text}");
         assert_eq!(ids_of(&kept, &[1, 0]), "`r12`, `r3`");
+    }
+
+    #[test]
+    fn many_threads_keep_the_order_and_report_the_first_error() {
+        let events = RecordedEvents::default();
+        let numbers: Vec<usize> = (0..2000).collect();
+        let encode = |number: &usize| match number % 700 {
+            699 => Err(Error::invalid_data(number.to_string())),
+            _ => Ok(Record::new(&number.to_string(), [EncodedText { ids: Vec::new(), response_start: 0 }])),
+        };
+        with_context(&events, |ctx| {
+            let encoded = encode_all(&numbers[..699], "numbers", ctx, encode).expect("encoded");
+            assert!(encoded.iter().enumerate().all(|(number, record)| record.id == number.to_string()));
+            assert_eq!(encode_all(&numbers, "numbers", ctx, encode).expect_err("two fail").message(), "699");
+            ctx.cancel.cancel();
+            assert!(encode_all(&numbers, "numbers", ctx, encode).expect_err("stopped").is_cancelled());
+        });
     }
 
     #[test]
