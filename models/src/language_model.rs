@@ -215,7 +215,12 @@ impl LanguageModel {
         self.precision.set(precision);
     }
 
-    fn kind(&self) -> Kind {
+    /// The type its activations are computed in, as it was set.
+    pub fn precision(&self) -> Precision {
+        self.precision.get()
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
         self.precision.get().kind(self.device)
     }
 

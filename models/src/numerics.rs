@@ -5,18 +5,23 @@ use std::path::Path;
 use farmhand_core::run::file_hash;
 use farmhand_core::types::content_id;
 use farmhand_core::{ADAPTER_CONFIG, Error, Result};
-use tch::Device;
+use tch::{Device, Kind};
 
+use crate::language_model::LanguageModel;
 use crate::model_folders::ModelFolders;
 
 /// Raised with every change (here, in the shim or of libtorch) after which a forward pass may give other bits than before.
 const ENGINE_VERSION: u32 = 1;
 
-/// The engine as far as the bits of a forward pass depend on it: its version, the kind of device, the processor and the number
-/// of threads. GPUs of different models are not told apart.
-pub fn engine_numerics(device: Device) -> String {
+/// The engine as far as the bits of a model's forward pass depend on it: its version, the type of activations, the kind of
+/// device, the processor and the number of threads. GPUs of different models are not told apart.
+pub fn engine_numerics(model: &LanguageModel) -> String {
+    describe(model.device(), model.kind())
+}
+
+fn describe(device: Device, kind: Kind) -> String {
     let device = if device == Device::Cpu { "cpu" } else { "gpu" };
-    format!("engine {ENGINE_VERSION}, {device}, {}, {} threads", processor(), tch::get_num_threads())
+    format!("engine {ENGINE_VERSION}, {kind:?}, {device}, {}, {} threads", processor(), tch::get_num_threads())
 }
 
 /// A hash of everything that a model's numbers depend on: the configuration and the weights of its folder, and when that is an
@@ -100,8 +105,9 @@ mod tests {
 
     #[test]
     fn the_description_names_what_the_bits_depend_on() {
-        let text = engine_numerics(Device::Cpu);
+        let text = describe(Device::Cpu, Kind::Float);
         assert!(text.starts_with("engine ") && text.contains(", cpu, ") && text.ends_with(" threads"), "{text}");
-        assert_ne!(engine_numerics(Device::Cuda(0)), text);
+        assert_ne!(describe(Device::Cuda(0), Kind::Float), text);
+        assert_ne!(describe(Device::Cpu, Kind::BFloat16), text);
     }
 }

@@ -105,7 +105,9 @@ impl<'a> Reference<'a> {
             return Ok(self.policy);
         }
         if self.loaded.is_none() {
-            self.loaded = Some(LanguageModel::load(self.checkpoint.path(), self.policy.device())?);
+            let model = LanguageModel::load(self.checkpoint.path(), self.policy.device())?;
+            model.set_precision(self.policy.precision());
+            self.loaded = Some(model);
         }
         Ok(self.loaded.as_ref().expect("it was just loaded"))
     }
@@ -129,8 +131,12 @@ impl<'a> Reference<'a> {
             return Ok(sums);
         }
         let device = self.policy.device();
-        let parts =
-            ["sequence sums 1", &model_content_hash(self.checkpoint.path())?, &temperature.to_string(), &engine_numerics(device)];
+        let parts = [
+            "sequence sums 1",
+            &model_content_hash(self.checkpoint.path())?,
+            &temperature.to_string(),
+            &engine_numerics(self.policy),
+        ];
         let mut cache = LogProbCache::open(cache_dir, &content_id(parts), ctx);
         let mut progress = ctx.progress("reference log-probabilities", Some(records.len() as u64), "records");
         for rows in passes(records, MicroBatching::new(layout, None, None, device)) {
