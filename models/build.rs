@@ -34,8 +34,13 @@ fn compile_shim(lib: &Path) {
         .includes([include.join("torch/csrc/api/include"), include])
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        // libtorch's `parallel_for` is inline code, which runs on one thread unless this is on.
+        .flag("-fopenmp")
         .files(sources)
         .compile("farmhand_shim");
+    // The OpenMP runtime that libtorch brings along: a second one would have threads of its own.
+    println!("cargo::rustc-link-search=native={}", lib.display());
+    println!("cargo::rustc-link-lib=dylib:+verbatim=libgomp.so.1");
     compile_kernels();
 }
 

@@ -32,8 +32,8 @@ mod tests {
     fn every_word_is_read() {
         let mut words: Vec<i64> = vec![0; 64];
         assert_eq!(read_all(&Tensor::from_slice(&words)), 0);
-        for place in 0..64 {
-            words[place] = 1 << place;
+        for (place, word) in words.iter_mut().enumerate() {
+            *word = 1 << place;
         }
         assert_eq!(read_all(&Tensor::from_slice(&words)), u64::MAX);
     }
