@@ -1,6 +1,6 @@
 //! farmhand: learn from feedback on a language model's answers, evaluate, and draw the comparison.
 //!
-//! This package ties the parts together: the [`pipeline`] with one stage a file, and the [`cli`]. The parts themselves are
+//! This package ties the parts together: the [`pipeline`] with one stage a file, the [`cli`], and [`bench`]. The parts themselves are
 //! crates of their own: `core` (types, contracts, configuration, run directory), `models` (language models
 //! on libtorch), `plugins` (policies, reward models, learners), `annotators`, `evaluators`, `analysis`.
 
@@ -9,6 +9,7 @@ use farmhand_annotators as _;
 use farmhand_evaluators as _;
 use farmhand_plugins as _;
 
+pub mod bench;
 mod cache_dir;
 pub mod cli;
 pub mod hub;

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     IncompatiblePlugin,
     /// A component that broke the promise of its contract.
     BrokenContract,
+    /// Memory ran out, or is sure to.
+    OutOfMemory,
     /// The operating system refused: disk full, permission, interrupted write.
     Io,
     /// The user asked to stop; the work so far is saved.
@@ -46,6 +48,7 @@ impl ErrorKind {
             Self::NonFinite => "non_finite",
             Self::IncompatiblePlugin => "incompatible_plugin",
             Self::BrokenContract => "broken_contract",
+            Self::OutOfMemory => "out_of_memory",
             Self::Io => "io",
             Self::Cancelled => "cancelled",
             Self::Other => "other",

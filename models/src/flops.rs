@@ -74,10 +74,12 @@ impl ModelFlops {
         }
     }
 
-    /// One step of generation with the cache: every row computes one token that sees `context` tokens, itself included.
-    pub fn decode(self, contexts: &[usize]) -> f64 {
-        let pairs: usize = contexts.iter().sum();
-        2.0 * self.n_parameters() as f64 * contexts.len() as f64 + 4.0 * self.attention as f64 * pairs as f64
+    /// A pass of generation over tokens at these positions, which see what the cache holds before them; `rows` of them go
+    /// through the head.
+    pub fn cached_pass(self, positions: &[i64], rows: usize) -> PassFlops {
+        let pairs: f64 = positions.iter().map(|position| (position + 1) as f64).sum();
+        let body = 2.0 * self.n_body as f64 * positions.len() as f64 + 4.0 * self.attention as f64 * pairs;
+        PassFlops { conventional: body + self.head(rows), needed_by_body: body }
     }
 
     /// The head on `rows` tokens.
@@ -105,7 +107,7 @@ fn is_matrix(name: &str, shape: &[i64], config: &ModelConfig) -> bool {
     shape.len() == 2 && !table && name != config.architecture().head()
 }
 
-fn n_heads(config: &ModelConfig) -> usize {
+pub(crate) fn n_heads(config: &ModelConfig) -> usize {
     let stated = ["num_attention_heads", "n_head"].iter().find_map(|key| config.json().get(*key)?.as_u64());
     stated.map_or_else(|| config.shape().hidden_size / config.shape().head_dim.max(1), |heads| heads as usize)
 }
@@ -139,7 +141,9 @@ mod tests {
         let shared = flops.pass(&[3, 3], &[0, 1, 2, 2]);
         assert_eq!(shared.conventional, 2.0 * flops.pass(&[3], &[0, 1, 2]).conventional);
         assert_eq!(shared.needed_by_body, 200.0 * 4.0 + 12.0 * 9.0);
-        assert_eq!(flops.decode(&[5, 1]), 2.0 * 110.0 * 2.0 + 12.0 * 6.0);
+        let step = flops.cached_pass(&[4, 0], 1);
+        assert_eq!(step.needed_by_body, 2.0 * 100.0 * 2.0 + 12.0 * 6.0);
+        assert_eq!(step.conventional, step.needed_by_body + 2.0 * 10.0);
     }
 
     #[test]

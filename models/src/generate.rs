@@ -16,6 +16,7 @@ use crate::native::cpu;
 use crate::paged_cache::{CacheOptions, CacheShape, PagedCache};
 use crate::sampling::draw_rows;
 use crate::tokenizer::Tokenizer;
+use crate::work::{count_head, count_pass, count_step, tensor_work};
 
 /// One answer to be generated.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,12 +102,13 @@ pub fn generate(
     no_grad(|| {
         while !batch.is_done() {
             let step = batch.next_step(&mut cache);
-            let logits = (!step.ids.is_empty()).then(|| compute(model, &step, &mut cache));
+            let logits = (!step.ids.is_empty()).then(|| tensor_work(|| compute(model, &step, &mut cache)));
             if let Some(mut logits) = batch.logits(&step, logits, &mut cache) {
                 if let Some(rows) = &nameless {
                     let _ = logits.index_fill_(1, rows, NEVER);
                 }
-                let finished = draw_tokens(&mut batch, &step, logits, tokenizer, options)?;
+                let finished = tensor_work(|| draw_tokens(&mut batch, &step, logits, tokenizer, options))?;
+                count_step(finished.len(), options.max_batch.min(requests.len()));
                 let is_finished: Vec<bool> = finished.iter().map(Option::is_some).collect();
                 let reasons = finished.into_iter().flatten();
                 for (text, finish) in batch.finish_step(&step, &is_finished, &mut cache).into_iter().zip(reasons) {
@@ -205,6 +207,9 @@ fn empty_cache(model: &LanguageModel, requests: &[GenerationRequest], options: &
 /// Runs a step's tokens through the model; the logits `[rows, v]` of its rows.
 fn compute(model: &LanguageModel, step: &Step, cache: &mut PagedCache) -> Tensor {
     let device = model.device();
+    let cost = model.flops().cached_pass(step.plan.positions(), step.rows.len());
+    count_pass(step.ids.len(), step.ids.len(), cost, 1.0);
+    count_head(model.flops().head(step.rows.len()));
     let mut pass = CachedPass::new(cache, &step.plan, device);
     let hidden = model.run(&indices(&step.ids, device), &mut pass);
     let hidden = if step.rows.len() == step.ids.len() { hidden } else { hidden.index_select(0, &indices(&step.rows, device)) };

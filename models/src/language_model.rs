@@ -220,7 +220,8 @@ impl LanguageModel {
         self.precision.get()
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    /// The type of its activations on its device.
+    pub fn kind(&self) -> Kind {
         self.precision.get().kind(self.device)
     }
 

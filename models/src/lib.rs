@@ -48,6 +48,7 @@ mod model_folders;
 pub mod native;
 mod numerics;
 mod optim_config;
+mod out_of_memory;
 mod paged_cache;
 mod precision;
 mod prompt;
@@ -94,12 +95,13 @@ pub use log_probs::{
     sequence_sums,
 };
 pub use lora::{Adapter, AdapterOutput, LoraConfig};
-pub use memory_estimate::{MemoryEstimate, Workload, estimate_memory};
+pub use memory_estimate::{Activity, HeldModel, MemoryEstimate, PassSize, Storage, estimate_memory, tokens_that_fit};
 pub use memory_use::{MachineMemory, machine_memory, memory_in_use, peak_memory, reset_peak_memory};
 pub use merge_adapter::merge_adapter;
 pub use micro_batch::{computed_tokens, default_pass_tokens, micro_batches};
 pub use numerics::{engine_numerics, model_content_hash};
 pub use optim_config::OptimConfig;
+pub use out_of_memory::{catch_out_of_memory, silence_out_of_memory_panics};
 pub use paged_cache::{CacheFormat, CacheOptions};
 pub use precision::Precision;
 pub use prompt::{PromptFormat, alpaca_prompt, chat_messages, plain_prompt};

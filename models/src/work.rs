@@ -27,10 +27,10 @@ pub struct Work {
     pub conventional_flops: f64,
     /// Operations that the results needed, backward passes included.
     pub needed_flops: f64,
-    /// Rows of generation steps that produced a token.
-    pub busy_rows: f64,
-    /// Rows that generation steps had room for.
-    pub rows: f64,
+    /// Tokens that were generated.
+    pub generated_tokens: f64,
+    /// Tokens that the same steps of generation had room for.
+    pub generation_rows: f64,
 }
 
 impl Sub for Work {
@@ -44,8 +44,8 @@ impl Sub for Work {
             padding: self.padding - earlier.padding,
             conventional_flops: self.conventional_flops - earlier.conventional_flops,
             needed_flops: self.needed_flops - earlier.needed_flops,
-            busy_rows: self.busy_rows - earlier.busy_rows,
-            rows: self.rows - earlier.rows,
+            generated_tokens: self.generated_tokens - earlier.generated_tokens,
+            generation_rows: self.generation_rows - earlier.generation_rows,
         }
     }
 }
@@ -110,6 +110,14 @@ pub(crate) fn count_head(flops: f64) {
     change(|total| total.needed_flops += flops);
 }
 
+/// Counts a step of generation that gave `generated` tokens where there was room for `rows`.
+pub(crate) fn count_step(generated: usize, rows: usize) {
+    change(|total| {
+        total.generated_tokens += generated as f64;
+        total.generation_rows += rows as f64;
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -137,5 +145,8 @@ mod tests {
         let done = work_so_far() - before;
         assert_eq!((done.tokens, done.computed_tokens, done.padding), (10.0, 12.0, 2.0));
         assert_eq!((done.conventional_flops, done.needed_flops), (300.0, 185.0));
+        count_step(3, 4);
+        let done = work_so_far() - before;
+        assert_eq!((done.generated_tokens, done.generation_rows), (3.0, 4.0));
     }
 }

@@ -2,8 +2,10 @@
 
 pub mod args;
 
+mod bench;
 mod checkpoint;
 mod describe;
+mod estimate;
 mod init;
 mod learn;
 mod list;
@@ -43,6 +45,8 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::List(args) => list::list(args, cli),
         Command::Describe(args) => describe::describe(args, cli),
         Command::Init(args) => init::init(args),
+        Command::Bench(args) => bench::run(args, cli, terminal),
+        Command::Estimate(args) => estimate::estimate(args, cli),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

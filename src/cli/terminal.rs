@@ -30,6 +30,11 @@ impl Terminal {
         Self { quiet, interactive, bars: MultiProgress::new(), running: Mutex::new(HashMap::new()) }
     }
 
+    /// Whether a person may be watching bars: a terminal that is not quiet.
+    pub fn is_interactive(&self) -> bool {
+        self.interactive && !self.quiet
+    }
+
     /// Prints a line above the bars.
     pub fn line(&self, text: &str) {
         if self.interactive {

@@ -8,6 +8,7 @@ use farmhand_core::data::{
 };
 use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
 use farmhand_core::{Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RunContext, Seed};
+use farmhand_models::catch_out_of_memory;
 
 /// Feedback of any kind, owned.
 #[derive(Debug)]
@@ -109,7 +110,8 @@ pub fn learn(learner: &mut dyn Learner, name: &str, mut inputs: LearnerInputs<'_
     if requires.annotator && inputs.annotator.is_none() {
         return Err(Error::missing_input(format!("learner `{name}` needs an annotator")));
     }
-    let learned = learner.learn(inputs, ctx);
+    let lower = "lower `micro_batch_tokens`, set `checkpoint_every`, or train adapters (`lora`), where the learner has them";
+    let learned = catch_out_of_memory(lower, || learner.learn(inputs, ctx));
     let in_learner = |error: Error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) };
     let checkpoint = learned.map_err(in_learner)?;
     let kind = checkpoint.kind()?;

@@ -3,6 +3,7 @@
 mod annotate;
 mod base_model;
 mod chunked;
+mod estimate;
 mod evaluate;
 mod experiment;
 mod generate;
@@ -14,6 +15,7 @@ mod session;
 mod split_data;
 
 pub use annotate::{AnnotationSummary, annotate, write_preferences};
+pub use estimate::{EstimateOptions, EstimatedTraining, estimate_sampling, estimate_training, read_model_config};
 pub use evaluate::{comparisons_against, measure, rewards};
 pub use experiment::{Experiment, pair, read_experiment, reward_model_spec};
 pub use generate::generate;

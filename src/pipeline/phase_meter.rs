@@ -66,8 +66,10 @@ fn figures(work: Work, secs: f64, best: Option<f64>, peak: Option<u64>, in_use: 
     if work.computed_tokens > 0.0 {
         figures.insert("padding", work.padding / work.computed_tokens);
     }
-    if work.rows > 0.0 {
-        figures.insert("occupancy", work.busy_rows / work.rows);
+    if work.generated_tokens > 0.0 {
+        figures.insert("generated_tokens", work.generated_tokens);
+        figures.insert("generated_tokens_per_sec", work.generated_tokens / secs);
+        figures.insert("occupancy", work.generated_tokens / work.generation_rows);
     }
     if let Some(best) = best.filter(|best| *best > 0.0) {
         figures.insert("matmul_flops_per_sec", best);
@@ -110,8 +112,8 @@ mod tests {
             padding: 30.0,
             conventional_flops: 4e9,
             needed_flops: 2e9,
-            busy_rows: 9.0,
-            rows: 10.0,
+            generated_tokens: 9.0,
+            generation_rows: 10.0,
         };
         let figures = figures(work, 10.0, Some(1e9), Some(7), None);
         let close = |name: &str, value: f64| assert!((figures[name] - value).abs() < 1e-12, "{name}: {figures:?}");

@@ -6,7 +6,10 @@ use std::path::Path;
 use farmhand_core::config::{ExperimentConfig, ModelSource};
 use farmhand_core::run::Manifest;
 use farmhand_core::{FindModel, Result};
-use farmhand_models::{ModelConfig, Workload, estimate_memory};
+use farmhand_models::{
+    Activity, HeldModel, ModelConfig, Storage, default_pass_tokens, estimate_memory, memory_in_use, tch_device,
+};
+use farmhand_plugins::training::{MemoryNeeds, Trainee};
 use serde::Serialize;
 
 use super::base_model::llama_options;
@@ -31,16 +34,13 @@ pub struct RunPlan {
     pub n_parameters: usize,
     /// Bytes of one copy of the weights (f32).
     pub weight_bytes: u64,
-    /// Bytes a learner takes that trains one copy of the model, with 4096 tokens in a forward pass.
+    /// Bytes a learner takes that trains one copy of the model, with as many tokens in a forward pass as learners take by default.
     pub training_bytes: u64,
     /// Bytes PPO takes, the hungriest of the learners: policy and value model trained, reference and reward model frozen.
     pub ppo_bytes: u64,
     /// Bytes sampling takes, with 64 sequences of full length at a time.
     pub sampling_bytes: u64,
 }
-
-/// Tokens in one forward pass that the estimate assumes; the learners' default.
-const MICRO_BATCH_TOKENS: usize = 4096;
 
 /// Plans a run without doing anything; a model on the hub is described without its weights.
 ///
@@ -54,17 +54,21 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
     let stages =
         stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
-    let training = estimate_memory(&model, Workload::Training { tokens: MICRO_BATCH_TOKENS });
-    // Four models are held at once, but only one of them is in a pass.
-    let held = 2 * (training.weights + training.gradients + training.optimiser) + 2 * training.weights;
-    let length = model.max_positions().min(512);
+    let device = tch_device(config.device)?;
+    let program = memory_in_use(device).unwrap_or_default();
+    let held = |role: &str, has_head| HeldModel::frozen(role, &model, has_head, Storage::F32);
+    let passes = Trainee::of_tokens(default_pass_tokens(device), 0);
+    let (policy, value) = (held("policy", true).trained(), held("value model", false).trained());
+    let frozen = vec![held("reference", true), held("reward model", false)];
+    let (rows, length) = (64, model.max_positions().min(512));
+    let generate = Activity::Generate { model: 0, rows, length };
     Ok(RunPlan {
         stages: stages.collect(),
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,
-        training_bytes: training.total(),
-        ppo_bytes: held + training.activations + training.logits,
-        sampling_bytes: estimate_memory(&model, Workload::Generation { rows: 64, length }).total(),
+        training_bytes: MemoryNeeds::training(policy.clone(), passes).estimate(program).total(),
+        ppo_bytes: MemoryNeeds::reinforcement(policy, value, frozen, passes, rows, length).estimate(program).total(),
+        sampling_bytes: estimate_memory(&[held("policy", true)], &[generate], program).total(),
     })
 }
 
@@ -121,11 +125,7 @@ impl fmt::Display for RunPlan {
             self.n_parameters as f64 / 1e6,
             megabytes(self.weight_bytes)
         )?;
-        writeln!(
-            f,
-            "memory, estimated: {:.0} MB to train one copy with {MICRO_BATCH_TOKENS} tokens in a pass,",
-            megabytes(self.training_bytes)
-        )?;
+        writeln!(f, "memory, estimated: {:.0} MB to train one copy,", megabytes(self.training_bytes))?;
         writeln!(f, "  {:.0} MB for PPO (policy, value model, reference, reward model),", megabytes(self.ppo_bytes))?;
         writeln!(f, "  {:.0} MB to sample 64 sequences at a time", megabytes(self.sampling_bytes))
     }

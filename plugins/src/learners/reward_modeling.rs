@@ -22,7 +22,8 @@ use tch::{Kind, Tensor, no_grad};
 use crate::reward_models::ReadingRule;
 use crate::rl::bradley_terry::preference_losses;
 use crate::training::{
-    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, in_training, items_before, plan_steps, start_training,
+    MemoryNeeds, MicroBatching, Ranges, Record, TokenLimit, Trainee, admit, held, ids_of, in_training, items_before, plan_steps,
+    start_training,
 };
 
 register! {
@@ -173,11 +174,15 @@ impl Learner for RewardModeling {
         let mut optim = AdamW::new(&parameters, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("reward_model", &parameters)], &mut [("reward_model", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
+        let micro = config.micro_batching(model.body.device());
+        let passes = Trainee::of_plan(&micro, &records, &plan, start, config.checkpoint_every);
+        let needs = MemoryNeeds::training(held("reward model", &model.body), passes);
+        needs.announce("reward_modeling", start, model.body.device(), ctx)?;
+        let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, Some(ctx.seed)).map(drop);
+        micro.dry_run(&records, &plan, start, dry_run)?;
+        zero_gradients(&parameters);
         let mut progress = ctx.progress("reward modelling", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
-        let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, Some(ctx.seed)).map(drop);
-        config.micro_batching(model.body.device()).dry_run(&records, &plan, start, dry_run)?;
-        zero_gradients(&parameters);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();

@@ -22,7 +22,8 @@ use tch::{Kind, Tensor};
 
 use crate::rl::reduction::{Reduction, StepTotals};
 use crate::training::{
-    MicroBatching, Ranges, Record, TokenLimit, admit, ids_of, in_training, items_before, plan_steps, start_training,
+    MemoryNeeds, MicroBatching, Ranges, Record, TokenLimit, Trainee, admit, held, ids_of, in_training, items_before, plan_steps,
+    start_training,
 };
 
 register! {
@@ -154,12 +155,13 @@ impl Learner for Sft {
         let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", &trained)], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
+        let micro = config.micro_batching(model.device());
+        let passes = Trainee::of_plan(&micro, &records, &plan, start, config.checkpoint_every);
+        MemoryNeeds::training(held("policy", &model), passes).announce("sft", start, model.device(), ctx)?;
+        micro.dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config, ctx.seed).map(drop))?;
+        zero_gradients(&trained);
         let mut progress = ctx.progress("supervised fine-tuning", Some(items_before(&plan, plan.n_steps())), "demonstrations");
         progress.advance(items_before(&plan, start));
-        config
-            .micro_batching(model.device())
-            .dry_run(&records, &plan, start, |rows| accumulate(&model, &records, rows, config, ctx.seed).map(drop))?;
-        zero_gradients(&trained);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();

@@ -1,7 +1,8 @@
 //! What every learner needs around its loop: records that fit, options in range, a reference, the part that
-//! is trained.
+//! is trained, memory.
 
 mod log_prob_cache;
+mod memory;
 mod micro_batching;
 mod options;
 mod records;
@@ -11,6 +12,7 @@ mod trained_part;
 use farmhand_core::Seed;
 use farmhand_models::{BatchLayout, StepPlan, computed_tokens};
 
+pub use memory::{MemoryNeeds, Trainee, held};
 pub use micro_batching::MicroBatching;
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of};

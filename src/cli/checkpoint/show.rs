@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use farmhand_core::{ADAPTER_CONFIG, Checkpoint, CheckpointKind, Device, FindModel, Result};
-use farmhand_models::{ModelConfig, StoredWeights, TextCodec, Workload, estimate_memory, stored_weights};
+use farmhand_models::{
+    Activity, HeldModel, ModelConfig, PassSize, Storage, StoredWeights, TextCodec, default_pass_tokens, estimate_memory,
+    stored_weights, tch_device,
+};
 use serde::Serialize;
 
 use crate::cli::args::{Cli, ShowArgs};
@@ -11,8 +14,6 @@ use crate::cli::{Terminal, print, print_json};
 use crate::hub::Want;
 use crate::pipeline::Session;
 
-/// Tokens in one forward pass that the memory figures assume; the learners' default.
-const PASS_TOKENS: usize = 4096;
 /// Sequences that the memory figures assume when answering, and their length at most.
 const ANSWERS: (usize, usize) = (64, 512);
 
@@ -72,7 +73,11 @@ fn describe(checkpoint: &Checkpoint) -> Result<Description> {
     let config = ModelConfig::load(checkpoint.path())?;
     let manifest = checkpoint.manifest()?;
     let shape = config.shape();
-    let total = |workload| estimate_memory(&config, workload).total();
+    // As many tokens in a forward pass as learners take by default.
+    let tokens = default_pass_tokens(tch_device(Device::Cpu)?);
+    let pass = PassSize { tokens, predicted: tokens };
+    let frozen = HeldModel::frozen("model", &config, true, Storage::F32);
+    let total = |model: HeldModel, activity| estimate_memory(&[model], &[activity], 0).total();
     let length = shape.max_positions.min(ANSWERS.1);
     Ok(Description {
         name: checkpoint.name(),
@@ -90,12 +95,12 @@ fn describe(checkpoint: &Checkpoint) -> Result<Description> {
         vocab_size: shape.vocab_size,
         tied_head: config.is_tied(),
         weights: stored_weights(checkpoint.path())?,
-        tokens: tokens(checkpoint).map_err(|error| error.to_string()),
+        tokens: self::tokens(checkpoint).map_err(|error| error.to_string()),
         memory: Memory {
             weights_f32: 4 * config.n_parameters() as u64,
-            scoring: total(Workload::Scoring { tokens: PASS_TOKENS }),
-            generation: total(Workload::Generation { rows: ANSWERS.0, length }),
-            training: total(Workload::Training { tokens: PASS_TOKENS }),
+            scoring: total(frozen.clone(), Activity::Score { model: 0, pass }),
+            generation: total(frozen.clone(), Activity::Generate { model: 0, rows: ANSWERS.0, length }),
+            training: total(frozen.trained(), Activity::Train { model: 0, pass, checkpoint_every: 0 }),
         },
     })
 }
@@ -163,7 +168,7 @@ fn text(shown: &Description) -> String {
     }
     let Memory { weights_f32, scoring, generation, training } = shown.memory;
     line("memory", &format!("{} a copy in f32; estimated in all:", size(weights_f32)));
-    line("", &format!("{} to score {PASS_TOKENS} tokens in a pass, {} to train", size(scoring), size(training)));
+    line("", &format!("{} to score, {} to train, with the tokens that a pass has by default", size(scoring), size(training)));
     line(
         "",
         &format!("{} to answer {} at a time, {} tokens each", size(generation), ANSWERS.0, ANSWERS.1.min(shown.max_positions)),

@@ -28,7 +28,8 @@ use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
 use crate::training::{
-    MicroBatching, Ranges, Record, Reference, TokenLimit, admit, ids_of, items_before, plan_steps, start_training,
+    MemoryNeeds, MicroBatching, Ranges, Record, Reference, TokenLimit, Trainee, admit, held, ids_of, items_before, plan_steps,
+    start_training,
 };
 
 register! {
@@ -194,11 +195,14 @@ impl Learner for Dpo {
         let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
         let resumed = load_train_state(ctx, &[("policy", &trained)], &mut [("policy", &mut optim)])?;
         let start = resumed.map_or(0, |(step, _)| step);
+        let micro = config.micro_batching(policy.device());
+        let passes = Trainee::of_plan(&micro, &train.records, &plan, start, config.checkpoint_every);
+        MemoryNeeds::training(held("policy", &policy), passes).announce("dpo", start, policy.device(), ctx)?;
+        let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
+        micro.dry_run(&train.records, &plan, start, dry_run)?;
+        zero_gradients(&trained);
         let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
         progress.advance(items_before(&plan, start));
-        let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
-        config.micro_batching(policy.device()).dry_run(&train.records, &plan, start, dry_run)?;
-        zero_gradients(&trained);
 
         for step in start..plan.n_steps() {
             let cancelled = ctx.cancel.is_cancelled();

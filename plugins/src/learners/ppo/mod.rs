@@ -25,10 +25,11 @@ use std::time::Instant;
 use farmhand_core::types::Instruction;
 use farmhand_core::{
     BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
-    RunContext, register,
+    RewardModel, RunContext, register,
 };
 use farmhand_models::{
-    AdamW, EncodedText, LanguageModel, TextCodec, load_train_state, save_checkpoint, save_train_state, tch_device,
+    AdamW, EncodedText, HeldModel, LanguageModel, ModelConfig, PassSize, Storage, TextCodec, load_train_state, save_checkpoint,
+    save_train_state, tch_device,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,7 @@ pub use self::config::{PpoConfig, ValueInit};
 use self::sampling::Sampler;
 use self::update::{targets, update};
 use self::value_start::starting_value_model;
-use crate::training::{Record, TokenLimit, admit, is_same_model, load_reference, start_training};
+use crate::training::{MemoryNeeds, Record, TokenLimit, Trainee, admit, held, is_same_model, load_reference, start_training};
 
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
@@ -112,6 +113,7 @@ impl Learner for Ppo {
             reference: &reference,
             value: &value,
         };
+        expected_memory(&sampler, reward_model)?.announce("ppo", start, device, ctx)?;
         let n_rollouts = config.rollout_size as u64;
         let mut progress = ctx.progress("proximal policy optimisation", Some(config.steps * n_rollouts), "responses");
         progress.advance(start * n_rollouts);
@@ -133,7 +135,8 @@ impl Learner for Ppo {
                 }
                 other => other?,
             };
-            let sampled_secs = started.elapsed().as_secs_f64().max(1e-9);
+            let sampled_secs = round.rollout_secs.max(1e-9);
+            let scored_secs = started.elapsed().as_secs_f64() - round.rollout_secs;
             let targets = targets(&round.batch, config, carried.kl_weight);
             let started = Instant::now();
             let update = update(&sampler, &round, &targets, step, &mut optim, &mut value_optim, ctx)?;
@@ -157,6 +160,9 @@ impl Learner for Ppo {
                 ("ppo/grad_norm", update.grad_norm),
                 ("ppo/value_grad_norm", update.value_grad_norm),
                 ("ppo/lr", update.lr),
+                ("ppo/rollout_secs", round.rollout_secs),
+                ("ppo/score_secs", scored_secs),
+                ("ppo/update_secs", trained_secs),
                 ("ppo/sampled_tokens_per_sec", n_sampled as f64 / sampled_secs),
                 ("ppo/trained_tokens_per_sec", update.n_tokens as f64 / trained_secs),
             ] {
@@ -167,6 +173,33 @@ impl Learner for Ppo {
         }
         save_checkpoint(&policy, &codec, "ppo", ctx)
     }
+}
+
+/// What the models and the largest possible passes take: every response as long as it may be.
+fn expected_memory(sampler: &Sampler<'_>, reward_model: &dyn RewardModel) -> Result<MemoryNeeds> {
+    let Sampler { config, policy, reference, value, .. } = *sampler;
+    let response = config.max_new_tokens as usize;
+    let mut lengths: Vec<usize> = sampler.prompts.iter().map(|record| record.longest() + response).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let length = lengths.first().copied().unwrap_or(0);
+    let in_a_step: Vec<usize> = lengths.into_iter().cycle().take(config.batch_size.min(config.rollout_size)).collect();
+    let micro = config.micro_batching(policy.device());
+    let (mut tokens, mut n) = (0, 0);
+    for text in in_a_step.iter().take(micro.max_records) {
+        if n > 0 && tokens + text > micro.max_tokens {
+            break;
+        }
+        (tokens, n) = (tokens + text, n + 1);
+    }
+    let pass = PassSize { tokens, predicted: n * response };
+    let passes = Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.checkpoint_every };
+    // An adapter's reference shares the policy's weights.
+    let mut frozen: Vec<_> = config.lora.is_none().then(|| held("reference", reference)).into_iter().collect();
+    if let Some(checkpoint) = reward_model.checkpoint() {
+        frozen.push(HeldModel::frozen("reward model", &ModelConfig::load(checkpoint.path())?, false, Storage::F32));
+    }
+    let rows = config.generation_batch.min(config.rollout_size);
+    Ok(MemoryNeeds::reinforcement(held("policy", policy), held("value model", &value.body), frozen, passes, rows, length))
 }
 
 /// The prompts of the instructions that leave room for a whole response in a context of `context` tokens.

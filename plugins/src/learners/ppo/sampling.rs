@@ -1,6 +1,7 @@
 //! One round of experience: sample, score, measure.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use farmhand_core::types::{FinishReason, Instruction, Response, SamplingParams};
 use farmhand_core::{Error, NoEvents, Result, RewardModel, RunContext, checked};
@@ -34,6 +35,8 @@ pub(super) struct Round {
     /// The instruction of each, for messages.
     pub(super) ids: Vec<String>,
     pub(super) batch: RolloutBatch,
+    /// Seconds that sampling took; the rest of a round is scoring.
+    pub(super) rollout_secs: f64,
     /// Mean score before penalties.
     pub(super) mean_score: f64,
     /// Share of responses with their end-of-sequence token.
@@ -63,7 +66,9 @@ impl Sampler<'_> {
         };
         let options =
             GenerateOptions { sampling, eos: codec.stop_ids(), max_batch: config.generation_batch, ..GenerateOptions::default() };
+        let started = Instant::now();
         let generated = generate(self.policy, Some(&codec.tokenizer), &requests, &options, &mut |_| ctx.cancel.check())?;
+        let rollout_secs = started.elapsed().as_secs_f64();
 
         let answers: Vec<String> = generated.iter().map(|response| codec.decode(&response.tokens)).collect();
         let responses: Vec<Response<'_>> = drawn
@@ -96,6 +101,7 @@ impl Sampler<'_> {
             ),
             ids: drawn.iter().map(|record| record.id.clone()).collect(),
             texts,
+            rollout_secs,
             mean_score: scores.iter().sum::<f64>() / n,
             ended: ended.iter().filter(|ended| **ended).count() as f64 / n,
             entropy: measured.entropies.mean(Kind::Double).double_value(&[]),
