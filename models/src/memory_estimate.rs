@@ -17,7 +17,7 @@ use crate::lora::linear_modules;
 
 /// Gaps as a share of what tensors hold, and what the allocator for CPU tensors keeps beside: at most this much, and of few
 /// tensors at most this share. Measured with SmolLM2-135M and a model of two million parameters: with them the estimate of
-/// every learner was within 10 % of the peak, see `benches/memory.py`.
+/// every learner was 8 % below to 11 % above the peak, see `benches/memory.py`.
 const GAPS: f64 = 0.04;
 const KEPT_FREE: f64 = 64e6;
 const KEPT_FREE_SHARE: f64 = 0.1;
@@ -443,7 +443,8 @@ mod tests {
         let values = 8 * 2 * (2 * 128 + 2 * 96 + 2 * 236 + 236);
         assert_eq!(adapters.weights, 4 * (config.n_parameters() as u64 + values));
         assert_eq!(adapters.optimiser, 8 * values);
-        assert!(adapters.activations < all.activations && adapters.total() < all.total());
+        // Activations stay, with the narrow products beside them; most of the optimiser goes.
+        assert!(adapters.activations > all.activations && adapters.optimiser < all.optimiser);
         assert_eq!(peak(policy(&config).trained_in_part(100), 0).optimiser, 800);
     }
 

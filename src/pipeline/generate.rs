@@ -6,7 +6,7 @@ use farmhand_core::{Policy, Result, RunContext, checked};
 use super::chunked::chunked;
 
 /// Instructions answered between two writes of the journal.
-const CHUNK: usize = 256;
+const CHUNK: usize = 128;
 
 /// Answers every instruction, `sampling.n` times, under the name `name`, and writes `completions.jsonl`.
 ///

@@ -235,3 +235,33 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
         serde_json::from_str(&farmhand(dir.path(), &evaluate).expect_success().stdout).expect("JSON");
     assert_eq!(reports[0]["metrics"][0]["name"], "win_rate");
 }
+
+#[test]
+fn bench_measures_what_a_user_gets_and_estimate_needs_no_weights() {
+    let dir = folder();
+    let report = farmhand(dir.path(), &["bench", "--phases", "sft,generate_16", "--seconds", "0.2", "--threads", "1", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report.expect_success().stdout).expect("JSON");
+    assert!(report["machine"]["matmul_flops_per_sec"].as_f64().is_some_and(|rate| rate > 1e8), "{report}");
+    let phases = report["phases"].as_array().expect("a list");
+    assert_eq!(phases.iter().map(|phase| &phase["phase"]).collect::<Vec<_>>(), ["sft", "generate_16"]);
+    for phase in phases {
+        assert!(phase["tokens_per_sec"].as_f64().is_some_and(|rate| rate > 0.0), "{phase}");
+        assert!(phase["share_of_bound"].as_f64().is_some_and(|share| share > 0.0), "{phase}");
+        assert!(phase["peak_bytes"].as_f64().is_some_and(|bytes| bytes > 1e7), "{phase}");
+    }
+    assert!(phases[0]["expected_bytes"].as_f64().is_some_and(|bytes| bytes > 1e7), "{report}");
+    farmhand(dir.path(), &["bench", "--phases", "sfd"]).expect_error(&["no phase `sfd`"], Some("`sft`"));
+    farmhand(dir.path(), &["bench", "--seconds", "0"]).expect_refused("a number above 0");
+
+    farmhand(dir.path(), &["bench", "--write-model", "small"]).expect_success();
+    std::fs::remove_file(dir.path().join("small/model.safetensors")).expect("removed");
+    let estimate = farmhand(dir.path(), &["estimate", "--model", "small", "--memory-gb", "1", "--json"]).expect_success();
+    let estimate: serde_json::Value = serde_json::from_str(&estimate.stdout).expect("JSON");
+    let rows = estimate["training"].as_array().expect("a list");
+    assert_eq!(rows.len(), 16);
+    for row in rows {
+        let parts = row["parts"].as_array().expect("a list").iter().filter_map(|part| part[1].as_u64()).sum::<u64>();
+        assert_eq!(row["total_bytes"].as_u64(), Some(parts), "{row}");
+    }
+    farmhand(dir.path(), &["estimate", "--model", "nothing.json"]).expect_error(&["nothing.json"], None);
+}
