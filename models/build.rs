@@ -15,13 +15,7 @@ fn main() {
 fn compile_shim(lib: &Path) {
     println!("cargo::rerun-if-changed=shim");
     println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
-    let mut sources: Vec<PathBuf> = std::fs::read_dir("shim")
-        .expect("the folder `shim` stands beside build.rs")
-        .map(|entry| entry.expect("the folder `shim` can be listed").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
-        .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cpu_kernels_")))
-        .collect();
-    sources.sort();
+    let sources = sources(|stem| !stem.starts_with("cpu_kernels_"));
     // The same choices as torch-sys makes for its own C++, so that both see the same types.
     let abi = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
     let include = std::env::var_os("LIBTORCH_INCLUDE").map_or_else(|| lib.with_file_name(""), PathBuf::from).join("include");
@@ -55,16 +49,7 @@ fn compile_kernels() {
     ];
     for (set, flags) in sets.into_iter().filter(|(set, _)| on_x86 || *set == "any") {
         let ending = format!("_{set}");
-        let sources = std::fs::read_dir("shim")
-            .expect("the folder `shim` stands beside build.rs")
-            .map(|entry| entry.expect("the folder `shim` can be listed").path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
-            .filter(|path| {
-                let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-                stem.starts_with("cpu_kernels_") && stem.ends_with(&ending)
-            });
-        let mut sources: Vec<PathBuf> = sources.collect();
-        sources.sort();
+        let sources = sources(|stem| stem.starts_with("cpu_kernels_") && stem.ends_with(&ending));
         let mut build = cc::Build::new();
         build.cpp(true).pic(true).warnings(false).opt_level(3).debug(false).std("c++17").files(sources);
         build.flag("-ffp-contract=off").flag("-fno-math-errno");
@@ -73,4 +58,16 @@ fn compile_kernels() {
         }
         build.compile(&format!("farmhand_kernels_{set}"));
     }
+}
+
+/// The `.cpp` files of `shim/` whose name without its ending fits, sorted.
+fn sources(fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("shim")
+        .expect("the folder `shim` stands beside build.rs")
+        .map(|entry| entry.expect("the folder `shim` can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+        .filter(|path| path.file_stem().is_some_and(|stem| fits(&stem.to_string_lossy())))
+        .collect();
+    found.sort();
+    found
 }

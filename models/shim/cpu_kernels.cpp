@@ -8,19 +8,17 @@
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
+#include "cpu_features.h"
 #include "shim.h"
 
 namespace farmhand {
 
 static const CpuKernels& detect() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return cpu_kernels_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return cpu_kernels_avx2;
-#endif
+  return best_for_processor(cpu_kernels_avx512, cpu_kernels_avx2, cpu_kernels_any);
+#else
   return cpu_kernels_any;
+#endif
 }
 
 // Another table than the processor's best, for this thread; tests compare them.

@@ -1,4 +1,5 @@
 // Which instruction set the kernels of training run on.
+#include "cpu_features.h"
 #include "cpu_training.h"
 
 extern const farmhand::TrainingKernels farmhand_training_any;
@@ -11,14 +12,10 @@ namespace farmhand {
 
 static const TrainingKernels& choose() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return farmhand_training_avx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return farmhand_training_avx2;
-#endif
+  return best_for_processor(farmhand_training_avx512, farmhand_training_avx2, farmhand_training_any);
+#else
   return farmhand_training_any;
+#endif
 }
 
 const TrainingKernels& training_kernels() {
