@@ -93,6 +93,19 @@ pub struct ComponentInfo {
     pub schema: fn() -> String,
     /// Its options with every default, as JSON.
     pub defaults: fn() -> String,
+    /// Published settings by name, which `preset` in its options takes instead of the defaults.
+    pub presets: &'static [Preset],
+}
+
+/// Settings of a component that somebody published.
+#[derive(Debug)]
+pub struct Preset {
+    /// Its name in configurations.
+    pub name: &'static str,
+    /// One line about it: whose settings they are.
+    pub summary: &'static str,
+    /// All options, as JSON.
+    pub options: fn() -> String,
 }
 
 inventory::collect!(ComponentInfo);
@@ -105,7 +118,12 @@ pub fn schema_json<C: JsonSchema>() -> String {
 
 /// The default options of a type, as JSON text. Used by [`register!`](crate::register).
 pub fn defaults_json<C: Default + Serialize>() -> String {
-    serde_json::to_string(&C::default()).expect("options are JSON")
+    options_json(&C::default())
+}
+
+/// Options as JSON text. Used by [`register!`](crate::register).
+pub fn options_json(options: &impl Serialize) -> String {
+    serde_json::to_string(options).expect("options are JSON")
 }
 
 /// Registers a component: what it is, its options type, one line about it, and its paper.
@@ -133,10 +151,14 @@ pub fn defaults_json<C: Default + Serialize>() -> String {
 /// assert!(farmhand_core::component::component_names(farmhand_core::ComponentKind::Evaluator).contains(&"answers"));
 /// ```
 /// The options type is `Default + Serialize + Deserialize + JsonSchema`, and the same name stands in
-/// `#[typetag::serde(name = "dpo")]`; a test compares the two.
+/// `#[typetag::serde(name = "dpo")]`; a test compares the two. After the paper, published settings may follow, each a name,
+/// whose they are, and the options: `presets: { "alpaca_farm": "AlpacaFarm's published set-up" => PpoConfig::alpaca_farm() }`.
 #[macro_export]
 macro_rules! register {
-    (kind: $kind:ident, name: $name:literal, config: $config:ty, summary: $summary:literal $(, paper: $paper:literal)? $(,)?) => {
+    (
+        kind: $kind:ident, name: $name:literal, config: $config:ty, summary: $summary:literal
+        $(, paper: $paper:literal)? $(, presets: { $($preset:literal: $whose:literal => $options:expr),+ $(,)? })? $(,)?
+    ) => {
         $crate::inventory::submit! {
             $crate::ComponentInfo {
                 kind: $crate::ComponentKind::$kind,
@@ -146,6 +168,7 @@ macro_rules! register {
                 package: env!("CARGO_PKG_NAME"),
                 schema: $crate::schema_json::<$config>,
                 defaults: $crate::defaults_json::<$config>,
+                presets: &[$($($crate::Preset { name: $preset, summary: $whose, options: || $crate::options_json(&$options) }),+)?],
             }
         }
     };
@@ -252,14 +275,69 @@ where
     let (Some((name, options)), None) = (entries.next(), entries.next()) else {
         return Err(de::Error::custom(format!("expected exactly one {} name over its options", kind.noun())));
     };
-    if find_component(kind, &name).is_none() {
+    let Some(info) = find_component(kind, &name) else {
         let (message, hint) = unknown_component(kind, &name);
         return Err(de::Error::custom(format!("{message} ({hint})")));
-    }
+    };
+    let options = complete_options(info, options).map_err(|problem| {
+        let problem = problem.under(&name);
+        de::Error::custom(match &problem.hint {
+            Some(hint) => format!("`{}`: {} ({hint})", problem.path, problem.message),
+            None => format!("`{}`: {}", problem.path, problem.message),
+        })
+    })?;
     let tagged = serde_json::Value::Object([(name.clone(), options)].into_iter().collect());
     let config = serde_path_to_error::deserialize(tagged)
         .map_err(|error| de::Error::custom(format!("`{}`: {}", error.path(), error.inner())))?;
     Ok((name, config))
+}
+
+/// The key that takes a component's options from one of its presets.
+pub(crate) const PRESET: &str = "preset";
+
+/// Options as a user wrote them, with the rest from the preset that they name or from the component's defaults. So a table that
+/// sets one option, at any depth, leaves the others as the component has them. Unknown options are refused here, for serde lets
+/// them pass where a table takes in the options of another.
+fn complete_options(info: &ComponentInfo, mut written: serde_json::Value) -> Result<serde_json::Value, Problem> {
+    let preset = take_preset(info, &mut written)?;
+    let base = preset.map_or_else(info.defaults, |preset| (preset.options)());
+    let read = |text: &str| serde_json::from_str(text).expect("what a component says about itself is JSON");
+    let schema = read(&(info.schema)());
+    if let Some(problem) = crate::config::check_against_schema(&written, &schema).into_iter().next() {
+        return Err(problem);
+    }
+    Ok(overlay(read(&base), written, &schema))
+}
+
+/// Takes the key `preset` out of options; `None` when it is not there or the component has no presets.
+pub(crate) fn take_preset(info: &ComponentInfo, options: &mut serde_json::Value) -> Result<Option<&'static Preset>, Problem> {
+    let Some(table) = options.as_object_mut().filter(|_| !info.presets.is_empty()) else { return Ok(None) };
+    let Some(name) = table.remove(PRESET) else { return Ok(None) };
+    let known: Vec<&str> = info.presets.iter().map(|preset| preset.name).collect();
+    let found = info.presets.iter().find(|preset| name.as_str() == Some(preset.name));
+    found.map(Some).ok_or_else(|| {
+        let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+        Problem::new(PRESET, format!("unknown preset `{name}`")).with_hint(crate::config::did_you_mean(&name, &known))
+    })
+}
+
+/// `written` over `base`, table by table. Choices, lists and maps are taken whole.
+fn overlay(base: serde_json::Value, written: serde_json::Value, schema: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    let is_table = schema.get("properties").is_some() && schema.get("oneOf").or_else(|| schema.get("anyOf")).is_none();
+    match (base, written) {
+        (Value::Object(mut base), Value::Object(written)) if is_table => {
+            for (key, value) in written {
+                let value = match base.remove(&key) {
+                    Some(old) => overlay(old, value, &schema["properties"][&key]),
+                    None => value,
+                };
+                base.insert(key, value);
+            }
+            Value::Object(base)
+        }
+        (_, written) => written,
+    }
 }
 
 macro_rules! spec {

@@ -35,8 +35,8 @@ pub use checkpoint::{
     FindModel, FoldersOnly,
 };
 pub use component::{
-    AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec,
-    defaults_json, schema_json,
+    AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, Preset, RewardModelSpec,
+    defaults_json, options_json, schema_json,
 };
 pub use context::{CancelFlag, Device, Executor, PollingExecutor, RunContext};
 pub use dylib::open_globally;

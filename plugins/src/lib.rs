@@ -92,6 +92,27 @@ mod tests {
     }
 
     #[test]
+    fn options_that_are_not_written_are_the_components_own_or_those_of_a_preset() {
+        let read = |name: &str, options: serde_json::Value| {
+            let spec = LearnerSpec::from_json(name, &options.to_string())?;
+            Ok::<_, farmhand_core::Error>(serde_json::to_value(&spec).expect("JSON")[name].take())
+        };
+        // The table `optim` is not replaced as a whole, and neither are the options that learners share.
+        let dpo = read("dpo", json!({ "optim": { "weight_decay": 0.5 }, "epochs": 7 })).expect("fits");
+        assert_eq!([&dpo["optim"]["lr"], &dpo["optim"]["weight_decay"]], [&json!(1e-6), &json!(0.5)]);
+        assert_eq!([&dpo["epochs"], &dpo["batch_size"]], [&json!(7), &json!(64)]);
+        let ppo = read("ppo", json!({ "preset": "alpaca_farm", "steps": 3 })).expect("fits");
+        assert_eq!([&ppo["steps"], &ppo["rollout_size"], &ppo["reduction"]], [&json!(3), &json!(512), &json!("fixed_norm")]);
+        let error = read("ppo", json!({ "preset": "alpaca_frm" })).expect_err("unknown");
+        assert!(error.to_string().contains("unknown preset `alpaca_frm`"), "{error}");
+        let schema = serde_json::from_str(&farmhand_core::schema_json::<LearnerSpec>()).expect("JSON");
+        assert_eq!(check_against_schema(&json!({ "ppo": { "preset": "alpaca_farm", "steps": 3 } }), &schema), []);
+        let problems = check_against_schema(&json!({ "ppo": { "preset": "alpaca_frm" } }), &schema);
+        assert_eq!(problems[0].path, "ppo.preset");
+        assert!(read("dpo", json!({ "preset": "alpaca_farm" })).is_err(), "it has none");
+    }
+
+    #[test]
     fn an_unknown_option_is_refused_with_its_path() {
         let error = LearnerSpec::from_json("dpo", r#"{ "optim": { "learning_rate": 1.0 } }"#).expect_err("unknown");
         assert!(error.to_string().contains("learning_rate"), "{error}");

@@ -14,6 +14,8 @@ struct Subject {
     summary: String,
     paper: Option<&'static str>,
     usage: String,
+    /// Names and meanings.
+    presets: Vec<(&'static str, &'static str)>,
     rows: Vec<OptionRow>,
 }
 
@@ -59,6 +61,7 @@ fn component(info: &'static ComponentInfo) -> Subject {
         summary: info.summary.to_owned(),
         paper: info.paper,
         usage: format!("{}.{} = {{ … }}", info.kind.key(), info.name),
+        presets: info.presets.iter().map(|preset| (preset.name, preset.summary)).collect(),
         rows: option_rows(&schema, &defaults),
     }
 }
@@ -70,6 +73,7 @@ fn experiment() -> Subject {
         summary: "what `farmhand run` reads".to_owned(),
         paper: None,
         usage: "farmhand run experiment.toml".to_owned(),
+        presets: Vec::new(),
         rows: option_rows(&schema, &experiment_defaults(&schema)),
     }
 }
@@ -88,6 +92,9 @@ fn plain(subject: &Subject) -> String {
         text += &format!("paper: {paper}\n");
     }
     text += &format!("in a configuration: {}\n\n", subject.usage);
+    for (name, whose) in &subject.presets {
+        text += &format!("  preset = \"{name}\"\n      Takes the options from {whose}; those that stand beside it change them.\n");
+    }
     if subject.rows.is_empty() {
         text += "  no options\n";
     }
@@ -125,6 +132,9 @@ fn markdown(subjects: &[Subject]) -> String {
             text += &format!(" Paper: <{paper}>.");
         }
         text += &format!("\n\n```toml\n{}\n```\n", subject.usage);
+        for (name, whose) in &subject.presets {
+            text += &format!("\n`preset = \"{name}\"` takes the options from {whose}; those that stand beside it change them.\n");
+        }
         if subject.rows.is_empty() {
             text += "\nNo options.\n";
             continue;
@@ -153,6 +163,7 @@ fn as_json(subject: &Subject) -> Value {
     let row = |row: &OptionRow| json!({ "path": row.path, "takes": row.takes, "default": row.default, "meaning": row.meaning });
     json!({
         "title": subject.title, "summary": subject.summary, "paper": subject.paper, "usage": subject.usage,
+        "presets": subject.presets.iter().map(|(name, whose)| json!({ "name": name, "summary": whose })).collect::<Vec<_>>(),
         "options": subject.rows.iter().map(row).collect::<Vec<_>>(),
     })
 }

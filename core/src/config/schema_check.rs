@@ -8,7 +8,7 @@
 use serde_json::{Map, Value};
 
 use super::did_you_mean;
-use crate::component::{ComponentKind, component_names, find_component, unknown_component};
+use crate::component::{ComponentKind, component_names, find_component, take_preset, unknown_component};
 use crate::error::Problem;
 
 /// Everything in `value` that does not fit `schema`.
@@ -67,7 +67,11 @@ fn check_component(value: &Value, kind: ComponentKind, path: &str, problems: &mu
         match find_component(kind, name) {
             Some(info) => {
                 let schema = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
-                check(options, &schema, &path, problems);
+                let mut options = options.clone();
+                if let Err(problem) = take_preset(info, &mut options) {
+                    problems.push(problem.under(&path));
+                }
+                check(&options, &schema, &path, problems);
             }
             None => {
                 let (message, hint) = unknown_component(kind, name);
@@ -143,7 +147,8 @@ fn check_names(value: &Value, names: &[&str], path: &str, problems: &mut Vec<Pro
 fn check_table(table: &Map<String, Value>, schema: &Value, path: &str, problems: &mut Vec<Problem>) {
     let none = Map::new();
     let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
-    let others = schema.get("additionalProperties");
+    // The second name is the one of tables that take options of another table among their own.
+    let others = schema.get("additionalProperties").or_else(|| schema.get("unevaluatedProperties"));
     for (key, value) in table {
         let path = join(path, key);
         match (known.get(key), others) {

@@ -32,9 +32,9 @@ pub struct Trainee {
 
 impl Trainee {
     /// The passes that a plan's steps make from `start` on.
-    pub fn of_plan<const N: usize>(
+    pub fn of_plan(
         micro_batching: &MicroBatching,
-        records: &[Record<N>],
+        records: &[Record],
         plan: &StepPlan,
         start: u64,
         checkpoint_every: usize,
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_plans_passes_are_its_largest_first_and_its_largest_later_ones() {
         let text = |prompt: usize, response: usize| EncodedText { ids: vec![1; prompt + response], response_start: prompt };
-        let records: Vec<Record<1>> = [(2, 5), (2, 30), (2, 8)].map(|(p, r)| Record::new("", [text(p, r)])).into();
+        let records: Vec<Record> = [(2, 5), (2, 30), (2, 8)].map(|(p, r)| Record::new("", [text(p, r)])).into();
         let micro = MicroBatching { layout: BatchLayout::Padded, max_tokens: 10, max_records: 4 };
         let plan = StepPlan::new(3, 3, 1, Seed::root(0));
         let trainee = Trainee::of_plan(&micro, &records, &plan, 0, 2);

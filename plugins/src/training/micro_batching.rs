@@ -28,7 +28,7 @@ impl MicroBatching {
     }
 
     /// Groups the picked records for forward passes, the largest group first; indices into `records`.
-    pub fn groups<const N: usize>(&self, records: &[Record<N>], picked: &[usize]) -> Vec<Vec<usize>> {
+    pub fn groups(&self, records: &[Record], picked: &[usize]) -> Vec<Vec<usize>> {
         self.groups_of(picked, |index| &records[index].texts)
     }
 
@@ -44,9 +44,9 @@ impl MicroBatching {
     ///
     /// # Errors
     /// Whatever `run` reports.
-    pub fn dry_run<const N: usize>(
+    pub fn dry_run(
         &self,
-        records: &[Record<N>],
+        records: &[Record],
         plan: &StepPlan,
         start: u64,
         run: impl FnOnce(&[usize]) -> Result<()>,
@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    fn record(prompt: usize, responses: [usize; 2]) -> Record<2> {
+    fn record(prompt: usize, responses: [usize; 2]) -> Record {
         let text = |n: usize| EncodedText { ids: vec![prompt as u32; prompt + n], response_start: prompt };
         Record::new("", responses.map(text))
     }

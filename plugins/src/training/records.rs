@@ -1,11 +1,11 @@
 //! Which records a learner can use: too long ones are left out and counted, never cut.
 
-use farmhand_core::{Error, Result, RunContext};
-use farmhand_models::EncodedText;
+use farmhand_core::{Error, Result, RunContext, Seed};
+use farmhand_models::{BatchLayout, EncodedText, TokenBatch};
 
-/// A record as token ids: one text for a demonstration, two for a pair.
+/// A record as token ids: one text for a demonstration, two for a pair, more for a list.
 #[derive(Debug, Clone)]
-pub struct Record<const N: usize> {
+pub struct Record {
     /// Its place among the records given, from 0.
     pub index: usize,
     /// The id of its instruction, for messages.
@@ -13,13 +13,13 @@ pub struct Record<const N: usize> {
     /// How much better the first of two texts is, ≥ 0; 0 when nobody said.
     pub margin: f64,
     /// Its texts.
-    pub texts: [EncodedText; N],
+    pub texts: Vec<EncodedText>,
 }
 
-impl<const N: usize> Record<N> {
+impl Record {
     /// A record without a margin; [`admit`] sets its place.
-    pub fn new(id: &str, texts: [EncodedText; N]) -> Self {
-        Self { index: 0, id: id.to_owned(), margin: 0.0, texts }
+    pub fn new(id: &str, texts: impl Into<Vec<EncodedText>>) -> Self {
+        Self { index: 0, id: id.to_owned(), margin: 0.0, texts: texts.into() }
     }
 
     /// The longest of its texts, in tokens.
@@ -49,14 +49,14 @@ pub struct TokenLimit {
 ///
 /// # Errors
 /// When there are no records, all are left out, or one cannot be encoded.
-pub fn admit<R, const N: usize>(
+pub fn admit<R>(
     records: &[R],
     noun: &str,
     limit: TokenLimit,
     needs_response: bool,
     ctx: &RunContext<'_>,
-    encode: impl Fn(&R) -> Result<Record<N>> + Sync,
-) -> Result<Vec<Record<N>>>
+    encode: impl Fn(&R) -> Result<Record> + Sync,
+) -> Result<Vec<Record>>
 where
     R: Sync,
 {
@@ -101,12 +101,12 @@ where
 /// Encodes records on as many threads as tensors have, in the order of the records. One thread encodes about 240 000 tokens a
 /// second: nothing beside training on a CPU, but much of an epoch on a GPU. Grouping and laying out batches take a hundredth of
 /// that and stay where the step is.
-fn encode_all<R: Sync, const N: usize>(
+fn encode_all<R: Sync>(
     records: &[R],
     noun: &str,
     ctx: &RunContext<'_>,
-    encode: impl Fn(&R) -> Result<Record<N>> + Sync,
-) -> Result<Vec<Record<N>>> {
+    encode: impl Fn(&R) -> Result<Record> + Sync,
+) -> Result<Vec<Record>> {
     const AT_A_TIME: usize = 256;
     let n_threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
     let mut progress = ctx.progress("tokenising", Some(records.len() as u64), noun);
@@ -127,8 +127,40 @@ fn encode_all<R: Sync, const N: usize>(
     Ok(encoded)
 }
 
+/// Some records as one batch: the first texts of all of them, then the second ones, and so on. With the seed of an optimiser step
+/// the batch is one of training: an adapter's dropout follows the records' instructions, so that it does not depend on how the
+/// step is split.
+///
+/// # Errors
+/// When a text is empty or too long for the layout.
+pub fn record_batch(
+    records: &[Record],
+    rows: &[usize],
+    layout: BatchLayout,
+    device: tch::Device,
+    train: Option<Seed>,
+) -> Result<TokenBatch> {
+    let places = text_places(records, rows);
+    let texts: Vec<&EncodedText> = places.iter().map(|&(row, text)| &records[row].texts[text]).collect();
+    let batch = TokenBatch::new(&texts, layout, device)?;
+    Ok(match train {
+        Some(seed) => {
+            let seeds: Vec<Seed> = places.iter().map(|&(row, _)| seed.child_text("dropout", &records[row].id)).collect();
+            batch.with_dropout(&seeds)
+        }
+        None => batch,
+    })
+}
+
+/// The texts of [`record_batch`] in the batch's order: the record, an index into `records`, and which of its texts it is.
+pub fn text_places(records: &[Record], rows: &[usize]) -> Vec<(usize, usize)> {
+    let most = rows.iter().map(|&row| records[row].texts.len()).max().unwrap_or(0);
+    let with_text = |text: usize| rows.iter().filter(move |&&row| text < records[row].texts.len()).map(move |&row| (row, text));
+    (0..most).flat_map(with_text).collect()
+}
+
 /// The ids of some records, for the message of an error: the first eight, then how many more.
-pub fn ids_of<const N: usize>(records: &[Record<N>], picked: &[usize]) -> String {
+pub fn ids_of(records: &[Record], picked: &[usize]) -> String {
     let shown: Vec<String> = picked.iter().take(8).map(|&i| format!("`{}`", records[i].id)).collect();
     let more = picked.len().saturating_sub(8);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
@@ -141,7 +173,7 @@ mod tests {
     use super::*;
     use crate::testing::with_context;
 
-    fn record(id: &usize) -> Result<Record<1>> {
+    fn record(id: &usize) -> Result<Record> {
         // As many tokens as the number says, the last of them the response; ten has no response.
         let ids = vec![7; *id];
         let response_start = if *id == 10 { 10 } else { id - 1 };
@@ -176,6 +208,15 @@ mod tests {
             ctx.cancel.cancel();
             assert!(encode_all(&numbers, "numbers", ctx, encode).expect_err("stopped").is_cancelled());
         });
+    }
+
+    #[test]
+    fn a_batch_holds_first_texts_first_also_of_lists_of_unequal_length() {
+        let text = |n: usize| EncodedText { ids: vec![7; n], response_start: 1 };
+        let records = [vec![text(2), text(3)], vec![text(4)], vec![text(5), text(6), text(7)]].map(|texts| Record::new("", texts));
+        assert_eq!(text_places(&records, &[2, 1, 0]), [(2, 0), (1, 0), (0, 0), (2, 1), (0, 1), (2, 2)]);
+        let batch = record_batch(&records, &[2, 1, 0], BatchLayout::Packed, tch::Device::Cpu, None).expect("made");
+        assert_eq!(batch.response_lengths(), [4, 3, 1, 5, 2, 6]);
     }
 
     #[test]

@@ -118,15 +118,15 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// When the reference cannot be loaded, one of its numbers is not finite, or on cancellation.
-    pub fn sums<const N: usize>(
+    pub fn sums(
         &mut self,
-        records: &[Record<N>],
+        records: &[Record],
         temperature: f64,
         layout: BatchLayout,
         cache_dir: Option<&Path>,
         ctx: &RunContext<'_>,
-    ) -> Result<Vec<[f32; N]>> {
-        let mut sums = vec![[0.0; N]; records.len()];
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut sums = vec![Vec::new(); records.len()];
         if records.is_empty() {
             return Ok(sums);
         }
@@ -160,8 +160,9 @@ impl<'a> Reference<'a> {
                     values
                 }
             };
-            for (&row, values) in rows.iter().zip(values.as_chunks().0) {
-                sums[row] = *values;
+            let mut values = values.into_iter();
+            for &row in &rows {
+                sums[row] = values.by_ref().take(records[row].texts.len()).collect();
             }
             progress.advance(rows.len() as u64);
         }
@@ -171,7 +172,7 @@ impl<'a> Reference<'a> {
 
 /// Records that go through the reference together. It depends on nothing but the records, not on the learner's options, and
 /// records that are appended leave most passes before them as they are, so that other runs meet the same passes.
-fn passes<const N: usize>(records: &[Record<N>], micro: MicroBatching) -> impl Iterator<Item = Vec<usize>> {
+fn passes(records: &[Record], micro: MicroBatching) -> impl Iterator<Item = Vec<usize>> {
     const STRETCH: usize = 64;
     let all: Vec<usize> = (0..records.len()).collect();
     let stretch = move |picked: &[usize]| micro.groups(records, picked);
@@ -191,7 +192,7 @@ mod tests {
         LanguageModel::load(checkpoint.path(), tch::Device::Cpu).expect("loaded")
     }
 
-    fn records(init: &Checkpoint, n: usize) -> Vec<Record<2>> {
+    fn records(init: &Checkpoint, n: usize) -> Vec<Record> {
         let codec = TextCodec::load(init, None).expect("a codec");
         let encode = |pair: &PreferencePair| {
             let side = |answer: &str| codec.encode(&pair.instruction, answer, Ending::WithEos).expect("encoded");

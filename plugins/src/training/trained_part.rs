@@ -1,10 +1,10 @@
 //! Which part of a model a learner trains: all of it, what `freeze` leaves, or an adapter.
 
 use farmhand_core::{Checkpoint, Result, Seed};
-use farmhand_models::{Adapter, FreezeConfig, LanguageModel, LoraConfig, TokenBatch};
+use farmhand_models::{Adapter, FreezeConfig, LanguageModel, LoraConfig};
 
+use super::learner_options::PassOptions;
 use super::options::Ranges;
-use super::records::Record;
 
 impl Ranges {
     /// The tables `lora` and `freeze`, of which a learner takes one.
@@ -25,28 +25,15 @@ impl Ranges {
 ///
 /// # Errors
 /// When the options name something that the model does not have, or leave nothing to train.
-pub fn start_training(
-    model: LanguageModel,
-    lora: Option<&LoraConfig>,
-    freeze: &FreezeConfig,
-    init: &Checkpoint,
-    seed: Seed,
-) -> Result<LanguageModel> {
-    let model = match lora {
+pub fn start_training(model: LanguageModel, options: &PassOptions, init: &Checkpoint, seed: Seed) -> Result<LanguageModel> {
+    let model = match &options.lora {
         Some(lora) => model.with_adapter(Adapter::new(model.config(), lora, init.path(), seed, model.device())?)?,
         None => model,
     };
     model.set_trainable(true);
-    model.freeze(freeze)?;
+    model.freeze(&options.freeze)?;
+    model.set_checkpointing(options.checkpoint_every);
     Ok(model)
-}
-
-/// A batch of the picked records in training: an adapter's dropout follows the records' instructions, so that it does not depend
-/// on how an optimiser step is split. The batch holds the first texts of all records, then the second ones, and so on; `seed` is
-/// the optimiser step's.
-pub fn in_training<const N: usize>(batch: TokenBatch, records: &[Record<N>], picked: &[usize], seed: Seed) -> TokenBatch {
-    let seeds: Vec<Seed> = picked.iter().map(|&index| seed.child_text("dropout", &records[index].id)).collect();
-    batch.with_dropout(&seeds.repeat(N))
 }
 
 #[cfg(test)]
@@ -62,7 +49,8 @@ mod tests {
         let init = tiny_checkpoint(&stage);
         let load = || LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
         let start = |lora: Option<&LoraConfig>, freeze: &FreezeConfig| {
-            let model = start_training(load(), lora, freeze, &init, Seed::root(0))?;
+            let options = PassOptions { lora: lora.cloned(), freeze: freeze.clone(), ..PassOptions::default() };
+            let model = start_training(load(), &options, &init, Seed::root(0))?;
             Ok::<_, farmhand_core::Error>(model.trained().into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         };
         let none = FreezeConfig::default();

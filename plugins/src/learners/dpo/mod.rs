@@ -10,27 +10,20 @@
 mod pairs;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use farmhand_core::types::PreferencePair;
 use farmhand_core::{
-    BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
-    RunContext, register,
+    BuildContext, Checkpoint, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result, RunContext,
+    register,
 };
-use farmhand_models::{
-    AdamW, BatchLayout, Ending, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, PromptFormat, TextCodec, load_train_state,
-    save_checkpoint, save_train_state, tch_device, zero_gradients,
-};
+use farmhand_models::{Ending, OptimConfig, save_checkpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::pairs::{Pairs, run_pairs};
 use crate::rl::pairwise::PairwiseLink;
 use crate::rl::reduction::Reduction;
-use crate::training::{
-    MemoryNeeds, MicroBatching, Ranges, Record, Reference, TokenLimit, Trainee, admit, held, ids_of, items_before, plan_steps,
-    start_training,
-};
+use crate::training::{Ranges, Record, Reference, Task, TrainOptions, Training, admit, shuffled_steps, start_training};
 
 register! {
     kind: Learner, name: "dpo", config: DpoConfig,
@@ -39,7 +32,8 @@ register! {
 
 /// Options of `[learner.dpo]`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct DpoConfig {
     /// Strength β of the pull towards the reference policy, > 0.
     pub beta: f64,
@@ -53,45 +47,9 @@ pub struct DpoConfig {
     pub nll_weight: f64,
     /// How that likelihood becomes one number per step; only with `nll_weight` above 0.
     pub nll_reduction: Reduction,
-    /// Passes over the pairs, ≥ 1.
-    pub epochs: u32,
-    /// Pairs per optimiser step, ≥ 1.
-    pub batch_size: usize,
-    /// Tokens per optimiser step instead of `batch_size` pairs, a pair's prompt counted once, ≥ 1: a step takes pairs until the
-    /// next one would exceed it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub batch_tokens: Option<usize>,
-    /// Longest prompt and answer together, in tokens; pairs with a longer side are left out and counted. Never more than the
-    /// model's context.
-    pub max_tokens: usize,
-    /// How instructions become text; by default as the checkpoint says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<PromptFormat>,
-    /// Pairs per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
-    /// the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_size: Option<usize>,
-    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
-    /// on a GPU. Changes speed and memory, not the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_tokens: Option<usize>,
-    /// How texts lie in a forward pass. Changes speed and memory, not the result.
-    pub layout: BatchLayout,
-    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
-    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
-    pub checkpoint_every: usize,
-    /// Steps between saved states, ≥ 1.
-    pub save_every: u64,
-    /// Steps between evaluations on the held-out pairs, ≥ 1; the last step always evaluates.
-    pub validate_every: u64,
-    /// Train low-rank changes to the linear layers (LoRA) and none of the weights; by default the weights are trained.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraConfig>,
-    /// Weights that stay as they are; not together with `lora`.
-    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
-    pub freeze: FreezeConfig,
-    /// The optimiser.
-    pub optim: OptimConfig,
+    /// Records are pairs.
+    #[serde(flatten)]
+    pub train: TrainOptions,
 }
 
 impl Default for DpoConfig {
@@ -103,20 +61,12 @@ impl Default for DpoConfig {
             reference_cache: true,
             nll_weight: 0.0,
             nll_reduction: Reduction::TokenMean,
-            epochs: 2,
-            batch_size: 64,
-            batch_tokens: None,
-            max_tokens: 512,
-            prompt: None,
-            micro_batch_size: None,
-            micro_batch_tokens: None,
-            layout: BatchLayout::Packed,
-            checkpoint_every: 0,
-            save_every: 50,
-            validate_every: 50,
-            lora: None,
-            freeze: FreezeConfig::default(),
-            optim: OptimConfig { lr: 1e-6, ..OptimConfig::default() },
+            train: TrainOptions {
+                epochs: 2,
+                batch_size: 64,
+                optim: OptimConfig { lr: 1e-6, ..OptimConfig::default() },
+                ..TrainOptions::default()
+            },
         }
     }
 }
@@ -134,22 +84,8 @@ impl LearnerConfig for DpoConfig {
             .nested("link", self.link.problems())
             .not_negative("nll_weight", self.nll_weight)
             .require("nll_reduction", !unused, "`nll_weight` > 0 when it is set", "`nll_weight = 0`")
-            .at_least_one("epochs", self.epochs as usize)
-            .batch(self.batch_size, Self::default().batch_size, self.batch_tokens)
-            .at_least_one("max_tokens", self.max_tokens)
-            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
-            .at_least_one("save_every", self.save_every as usize)
-            .at_least_one("validate_every", self.validate_every as usize)
-            .trained_part(self.lora.as_ref(), &self.freeze)
-            .nested("optim", self.optim.problems())
+            .train(&self.train, Self::default().train.batch_size)
             .problems()
-    }
-}
-
-impl DpoConfig {
-    fn micro_batching(&self, device: tch::Device) -> MicroBatching {
-        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 }
 
@@ -166,14 +102,12 @@ impl Learner for Dpo {
 
     fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let Self { config, cache_dir } = self;
-        let codec = TextCodec::load(inputs.init, config.prompt)?;
-        let policy = LanguageModel::load(inputs.init.path(), tch_device(ctx.device)?)?;
+        let (codec, policy) = config.train.passes.load(inputs.init, ctx)?;
 
-        let limit = TokenLimit { option: "max_tokens", max_tokens: config.max_tokens, context: policy.config().max_positions() };
-        let encode = |pair: &PreferencePair| -> Result<Record<2>> {
+        let limit = config.train.token_limit(policy.config().max_positions());
+        let encode = |pair: &PreferencePair| -> Result<Record> {
             let side = |answer: &str| codec.encode(&pair.instruction, answer, Ending::WithEos);
-            let texts = [side(&pair.chosen)?, side(&pair.rejected)?];
-            Ok(Record { margin: pair.margin.unwrap_or(0.0), ..Record::new(&pair.instruction.id, texts) })
+            Ok(Record::new(&pair.instruction.id, [side(&pair.chosen)?, side(&pair.rejected)?]))
         };
         let train = admit(inputs.feedback.preferences()?, "preference pairs", limit, true, ctx, encode)?;
         let held_out = match inputs.validation.map(|feedback| feedback.preferences()).transpose()? {
@@ -187,62 +121,27 @@ impl Learner for Dpo {
             let mut pairs = |records| Pairs::new(records, &mut reference, config, cache_dir, ctx);
             (pairs(train)?, pairs(held_out)?)
         };
-        let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
-        let trained = policy.trained();
-        policy.set_checkpointing(config.checkpoint_every);
+        let policy = start_training(policy, &config.train.passes, inputs.init, ctx.seed.child("lora", 0))?;
 
-        let plan = plan_steps(&train.records, config.batch_size, config.batch_tokens, config.epochs, ctx.seed.child("order", 0));
-        let mut optim = AdamW::new(&trained, &config.optim, plan.n_steps());
-        let resumed = load_train_state(ctx, &[("policy", &trained)], &mut [("policy", &mut optim)])?;
-        let start = resumed.map_or(0, |(step, _)| step);
-        let micro = config.micro_batching(policy.device());
-        let passes = Trainee::of_plan(&micro, &train.records, &plan, start, config.checkpoint_every);
-        MemoryNeeds::training(held("policy", &policy), passes).announce("dpo", start, policy.device(), ctx)?;
+        let task =
+            Task { learner: "dpo", role: "policy", doing: "preference optimisation", records: "preference pairs" };
+        let plan = shuffled_steps(&train.records, &config.train, ctx);
         let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
-        micro.dry_run(&train.records, &plan, start, dry_run)?;
-        zero_gradients(&trained);
-        let mut progress = ctx.progress("preference optimisation", Some(items_before(&plan, plan.n_steps())), "pairs");
-        progress.advance(items_before(&plan, start));
-
-        for step in start..plan.n_steps() {
-            let cancelled = ctx.cancel.is_cancelled();
-            if cancelled || (step > start && step % config.save_every == 0) {
-                save_train_state(ctx, step, &[("policy", &trained)], &[("policy", &optim)], &serde_json::Value::Null)?;
-            }
-            if cancelled {
-                return Err(Error::cancelled());
-            }
-
-            let started = Instant::now();
-            let picked = plan.items(step);
-            let pass = run_pairs(&policy, &train, picked, config, Some(ctx.seed.child("step", step)))?;
-            let place = || format!("step {step}, preference pairs {}", ids_of(&train.records, picked));
-            if !pass.loss.is_finite() {
-                return Err(Error::non_finite(format!("the loss is {} at {}", pass.loss, place())).with_hint("lower `optim.lr`"));
-            }
-            let report = optim.step().map_err(|error| error.context(place()))?;
-
-            ctx.scalar("dpo/loss", step, pass.loss);
-            ctx.scalar("dpo/margin", step, pass.margin);
-            ctx.scalar("dpo/accuracy", step, pass.accuracy);
-            ctx.scalar("dpo/chosen_log_ratio", step, pass.chosen);
-            ctx.scalar("dpo/rejected_log_ratio", step, pass.rejected);
+        let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?;
+        while let Some(step) = training.next_step()? {
+            let pass = run_pairs(&policy, &train, &step.picked, config, Some(step.seed))?;
+            training.apply(&step, pass.loss)?;
+            training.log(&step, &[("margin", pass.margin), ("accuracy", pass.accuracy)]);
+            training.log(&step, &[("chosen_log_ratio", pass.chosen), ("rejected_log_ratio", pass.rejected)]);
             if config.nll_weight > 0.0 {
-                ctx.scalar("dpo/nll", step, pass.nll);
+                training.log(&step, &[("nll", pass.nll)]);
             }
-            ctx.scalar("dpo/grad_norm", step, report.grad_norm);
-            ctx.scalar("dpo/lr", step, report.lr);
-            let n_tokens: usize = picked.iter().map(|&i| train.records[i].n_tokens()).sum();
-            ctx.scalar("dpo/tokens_per_sec", step, n_tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
-            let last = step + 1 == plan.n_steps();
-            if !held_out.records.is_empty() && (last || (step + 1) % config.validate_every == 0) {
+            if !held_out.records.is_empty() && training.validates_after(&step) {
                 let all: Vec<usize> = (0..held_out.records.len()).collect();
                 let pass = run_pairs(&policy, &held_out, &all, config, None)?;
-                ctx.scalar("dpo/validation_loss", step, pass.loss);
-                ctx.scalar("dpo/validation_accuracy", step, pass.accuracy);
-                ctx.scalar("dpo/validation_margin", step, pass.margin);
+                training.log(&step, &[("validation_loss", pass.loss), ("validation_accuracy", pass.accuracy)]);
+                training.log(&step, &[("validation_margin", pass.margin)]);
             }
-            progress.advance(picked.len() as u64);
         }
         save_checkpoint(&policy, &codec, "dpo", ctx)
     }
@@ -260,8 +159,16 @@ mod tests {
         tiny_checkpoint,
     };
 
+    fn with(change: impl FnOnce(&mut TrainOptions)) -> DpoConfig {
+        let mut config = DpoConfig::default();
+        config.train =
+            TrainOptions { epochs: 6, batch_size: 4, save_every: 4, optim: fast_optim(3e-3), ..TrainOptions::default() };
+        change(&mut config.train);
+        config
+    }
+
     fn config() -> DpoConfig {
-        DpoConfig { epochs: 6, batch_size: 4, save_every: 4, optim: fast_optim(3e-3), ..DpoConfig::default() }
+        with(|_| ())
     }
 
     fn learn(config: &DpoConfig, init: &Checkpoint, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<Checkpoint> {
@@ -299,7 +206,7 @@ mod tests {
         }
         assert!(likelihoods(&init, &items).iter().all(|[chosen, rejected]| chosen < rejected));
         let events = RecordedEvents::default();
-        let config = DpoConfig { epochs: 20, ..config() };
+        let config = with(|train| train.epochs = 20);
         let learned = learn(&config, &init, &items, &stage.context(&events)).expect("learned");
         assert!((events.scalars("dpo/loss")[0].1 - std::f64::consts::LN_2).abs() < 1e-6);
         let accuracy = events.scalars("dpo/validation_accuracy");
@@ -315,7 +222,7 @@ mod tests {
         let events = RecordedEvents::default();
         let init = tiny_checkpoint(&stage);
         let learned =
-            learn(&DpoConfig { optim: fast_optim(0.0), ..config() }, &init, &pairs(8), &stage.context(&events)).expect("learned");
+            learn(&with(|train| train.optim = fast_optim(0.0)), &init, &pairs(8), &stage.context(&events)).expect("learned");
         let losses = events.scalars("dpo/loss");
         assert_eq!(losses.len(), 12);
         assert!(losses.iter().all(|(_, loss)| (loss - std::f64::consts::LN_2).abs() < 1e-6), "{losses:?}");
@@ -327,7 +234,7 @@ mod tests {
     fn an_adapter_learns_from_the_policy_as_its_reference_and_a_stopped_run_continues_to_the_same_bytes() {
         let base = Stage::new();
         let init = lively_checkpoint(&base);
-        let config = DpoConfig { lora: Some(small_lora()), optim: fast_optim(1e-2), ..config() };
+        let config = with(|train| (train.passes.lora, train.optim) = (Some(small_lora()), fast_optim(1e-2)));
         let stage = Stage::new();
         let events = RecordedEvents::default();
         let learned = learn(&config, &init, &pairs(10), &stage.context(&events)).expect("learned");
@@ -358,7 +265,7 @@ mod tests {
     fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
-        let saving = DpoConfig { checkpoint_every: 1, ..config() };
+        let saving = with(|train| train.passes.checkpoint_every = 1);
         let run = |config: &DpoConfig, ctx: &RunContext<'_>| learn(config, &init, &pairs(10), ctx);
         assert_same_bytes(&[config(), saving.clone()], run);
         assert_resumes_exactly("dpo/loss", 9, |ctx| run(&saving, ctx));
@@ -390,7 +297,7 @@ mod tests {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
         assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&config(), &init, &pairs(10), ctx));
-        let by_tokens = DpoConfig { batch_tokens: Some(60), ..DpoConfig { batch_size: 64, ..config() } };
+        let by_tokens = with(|train| (train.batch_size, train.batch_tokens) = (64, Some(60)));
         assert_resumes_exactly("dpo/loss", 9, |ctx| learn(&by_tokens, &init, &pairs(10), ctx));
     }
 

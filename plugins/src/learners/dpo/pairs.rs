@@ -3,33 +3,33 @@
 use std::path::Path;
 
 use farmhand_core::{Result, RunContext, Seed};
-use farmhand_models::{BatchLayout, LanguageModel, TokenBatch, selected_log_probs, selected_log_probs_no_grad, sequence_sums};
+use farmhand_models::{LanguageModel, selected_log_probs, selected_log_probs_no_grad, sequence_sums};
 use tch::{Kind, Tensor};
 
 use super::DpoConfig;
 use crate::rl::pairwise::{LengthScale, LogRatios};
 use crate::rl::reduction::StepTotals;
-use crate::training::{Record, Reference, in_training};
+use crate::training::{Record, Reference, record_batch};
 
 /// Pairs with the log-probabilities of the frozen reference.
 pub(super) struct Pairs {
-    pub(super) records: Vec<Record<2>>,
+    pub(super) records: Vec<Record>,
     /// Sums over the chosen and the rejected answer's tokens, in nats, one entry a record.
-    reference: Vec<[f32; 2]>,
+    reference: Vec<Vec<f32>>,
 }
 
 impl Pairs {
     /// Asks the reference; zeros when the loss is reference-free.
     pub(super) fn new(
-        records: Vec<Record<2>>,
+        records: Vec<Record>,
         reference: &mut Reference<'_>,
         config: &DpoConfig,
         cache_dir: Option<&Path>,
         ctx: &RunContext<'_>,
     ) -> Result<Self> {
         let reference = match config.reference_free {
-            true => vec![[0.0; 2]; records.len()],
-            false => reference.sums(&records, 1.0, config.layout, cache_dir, ctx)?,
+            true => vec![vec![0.0; 2]; records.len()],
+            false => reference.sums(&records, 1.0, config.train.passes.layout, cache_dir, ctx)?,
         };
         Ok(Self { records, reference })
     }
@@ -58,14 +58,13 @@ pub(super) fn run_pairs(
 ) -> Result<Pass> {
     let n = picked.len() as f64;
     let chosen_lengths: Vec<usize> = picked.iter().map(|&i| pairs.records[i].texts[0].response().len()).collect();
-    let totals = StepTotals::of(&chosen_lengths).with_width(config.max_tokens);
+    let totals = StepTotals::of(&chosen_lengths).with_width(config.train.max_tokens);
     // The numbers of `Pass` in their order; read once, for a look makes the host wait for the device.
     let mut sums = Tensor::zeros([6], (Kind::Double, policy.device()));
-    for rows in config.micro_batching(policy.device()).groups(&pairs.records, picked) {
-        let mut batch = batch_of(&pairs.records, &rows, config.layout, policy.device())?;
-        if let Some(seed) = train {
-            batch = in_training(batch, &pairs.records, &rows, seed);
-        }
+    let passes = &config.train.passes;
+    for rows in passes.micro_batching(policy.device()).groups(&pairs.records, picked) {
+        // All chosen answers, then all rejected ones.
+        let batch = record_batch(&pairs.records, &rows, passes.layout, policy.device(), train)?;
         let selected = train.map(|_| selected_log_probs(policy, &batch));
         let values = match &selected {
             Some(selected) => selected.values.shallow_clone(),
@@ -113,30 +112,27 @@ fn log_ratios(sums: &Tensor, lengths: &[usize], pairs: &Pairs, rows: &[usize]) -
     LogRatios { chosen, rejected, chosen_lengths, rejected_lengths }
 }
 
-/// The two texts of some pairs in one batch: all chosen answers, then all rejected ones.
-fn batch_of(records: &[Record<2>], rows: &[usize], layout: BatchLayout, device: tch::Device) -> Result<TokenBatch> {
-    let side = |side: usize| rows.iter().map(move |&i| &records[i].texts[side]);
-    let texts: Vec<_> = side(0).chain(side(1)).collect();
-    TokenBatch::new(&texts, layout, device)
-}
-
 #[cfg(test)]
 mod tests {
     use farmhand_core::types::PreferencePair;
     use farmhand_core::{Checkpoint, NoEvents};
-    use farmhand_models::{Ending, FreezeConfig, TextCodec};
+    use farmhand_models::{BatchLayout, Ending, TextCodec};
 
     use super::*;
     use crate::rl::pairwise::PairwiseLink;
     use crate::rl::reduction::Reduction;
     use crate::testing::{SPLITS, Stage, assert_same_gradients, pairs, small_lora, take_gradients, tiny_checkpoint};
-    use crate::training::start_training;
+    use crate::training::{PassOptions, TrainOptions, start_training};
 
     struct Fixture {
         stage: Stage,
         init: Checkpoint,
         policy: LanguageModel,
-        records: Vec<Record<2>>,
+        records: Vec<Record>,
+    }
+
+    fn with(passes: PassOptions) -> DpoConfig {
+        DpoConfig { train: TrainOptions { passes, ..DpoConfig::default().train }, ..DpoConfig::default() }
     }
 
     fn fixture() -> Fixture {
@@ -160,10 +156,10 @@ mod tests {
         let mut reference = Reference::new(&init, None, &policy).expect("fits");
         let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
         let pairs = Pairs::new(records.clone(), &mut reference, &free, None, &ctx).expect("nothing to compute");
-        assert_eq!(pairs.reference, [[0.0; 2]; 8]);
+        assert_eq!(pairs.reference, vec![vec![0.0; 2]; 8]);
         let pairs = Pairs::new(records, &mut reference, &config, None, &ctx).expect("computed");
         for micro_batch_size in [1, 3, 8].map(Some) {
-            let config = DpoConfig { micro_batch_size, ..DpoConfig::default() };
+            let config = with(PassOptions { micro_batch_size, ..PassOptions::default() });
             let pass = run_pairs(&policy, &pairs, &[0, 1, 2, 3, 4, 5, 6, 7], &config, None).expect("run");
             assert!((pass.loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", pass.loss);
             assert!(pass.chosen.abs() < 1e-5 && pass.rejected.abs() < 1e-5);
@@ -174,7 +170,7 @@ mod tests {
     fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         let Fixture { policy, records, .. } = fixture();
         // A reference unlike the policy, so that the pairs weigh differently.
-        let reference = (0..8).map(|i| [-8.0 - i as f32, -9.0 + 0.5 * i as f32]).collect();
+        let reference = (0..8).map(|i| vec![-8.0 - i as f32, -9.0 + 0.5 * i as f32]).collect();
         let pairs = Pairs { records, reference };
         for (link, nll_reduction) in [
             (PairwiseLink::Logistic, Reduction::TokenMean),
@@ -183,7 +179,7 @@ mod tests {
         ] {
             let gradients = |layout, size, tokens| {
                 let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-                let micro = DpoConfig { layout, micro_batch_size, micro_batch_tokens, ..DpoConfig::default() };
+                let micro = with(PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() });
                 let config = DpoConfig { link, nll_reduction, nll_weight: 0.3, ..micro };
                 let loss = run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Some(Seed::root(0))).expect("run").loss;
                 (loss, take_gradients(policy.parameters()))
@@ -201,15 +197,15 @@ mod tests {
     fn an_adapters_dropout_does_not_depend_on_layout_and_micro_batches() {
         let Fixture { stage: _stage, init, policy, records } = fixture();
         policy.set_trainable(false);
-        let policy =
-            start_training(policy, Some(&small_lora()), &FreezeConfig::default(), &init, Seed::root(1)).expect("started");
+        let options = PassOptions { lora: Some(small_lora()), ..PassOptions::default() };
+        let policy = start_training(policy, &options, &init, Seed::root(1)).expect("started");
         for (_, tensor) in policy.trained() {
             tch::no_grad(|| drop(tensor.shallow_clone().g_add_scalar_(0.05)));
         }
-        let pairs = Pairs { records, reference: vec![[-8.0, -9.0]; 8] };
+        let pairs = Pairs { records, reference: vec![vec![-8.0, -9.0]; 8] };
         let gradients = |layout, size, tokens| {
             let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-            let config = DpoConfig { layout, micro_batch_size, micro_batch_tokens, ..DpoConfig::default() };
+            let config = with(PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() });
             run_pairs(&policy, &pairs, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Some(Seed::root(3))).expect("run");
             take_gradients(&policy.trained())
         };

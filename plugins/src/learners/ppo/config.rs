@@ -1,7 +1,7 @@
 //! The options of PPO.
 
 use farmhand_core::Problem;
-use farmhand_models::{BatchLayout, FreezeConfig, LoraConfig, OptimConfig, PromptFormat, Schedule};
+use farmhand_models::{OptimConfig, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::rl::kl::{KlControl, KlEstimator};
 use crate::rl::masked::Whitening;
 use crate::rl::reduction::Reduction;
 use crate::rl::reward_shaping::MissingEnd;
-use crate::training::{MicroBatching, Ranges};
+use crate::training::{PassOptions, Ranges};
 
 /// Where the value model starts. Its head is always zero at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -26,7 +26,8 @@ pub enum ValueInit {
 
 /// Options of `[learner.ppo]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct PpoConfig {
     /// Rounds of sampling and updating, ≥ 1.
     pub steps: u64,
@@ -68,34 +69,14 @@ pub struct PpoConfig {
     pub reduction: Reduction,
     /// Where the value model starts.
     pub value_init: ValueInit,
-    /// How instructions become text; by default as the checkpoint says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<PromptFormat>,
     /// Responses generated together at most, ≥ 1. Changes speed and memory.
     pub generation_batch: usize,
-    /// Responses per forward pass at most, ≥ 1; by default as many as `micro_batch_tokens` allows. Changes speed and memory, not
-    /// the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_size: Option<usize>,
-    /// Tokens per forward pass at most, ≥ 1: padding counts, an equal prompt counts once. By default 1024 on the CPU and 8192
-    /// on a GPU. Changes speed and memory, not the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_tokens: Option<usize>,
-    /// How texts lie in a forward pass. Changes speed and memory, not the result.
-    pub layout: BatchLayout,
-    /// Gradient checkpointing: of every so many blocks only the input is kept for the backward pass, which computes the rest
-    /// again; 0 keeps everything. Less memory for more time; changes neither the loss nor the gradients.
-    pub checkpoint_every: usize,
     /// Rounds between saved states, ≥ 1.
     pub save_every: u64,
-    /// Train low-rank changes to the linear layers (LoRA) of policy and value model, and the value model's head, and no other
-    /// weights; by default all weights are trained. Policy, reference and, where it starts at the policy's body, the value model
-    /// then share the weights. Without dropout: responses are sampled without it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraConfig>,
-    /// Weights of the policy that stay as they are; not together with `lora`.
-    #[serde(skip_serializing_if = "FreezeConfig::is_empty")]
-    pub freeze: FreezeConfig,
+    /// Records are responses. With `lora`, policy, reference and, where it starts at the policy's body, the value model share
+    /// the weights; without dropout, for responses are sampled without it. `freeze` is about the policy.
+    #[serde(flatten)]
+    pub passes: PassOptions,
     /// The policy's optimiser; its schedule runs over all optimiser steps of all rounds.
     pub optim: OptimConfig,
     /// The value model's optimiser.
@@ -126,15 +107,9 @@ impl Default for PpoConfig {
             value_weight: 0.1,
             reduction: Reduction::TokenMean,
             value_init: ValueInit::Auto,
-            prompt: None,
             generation_batch: 64,
-            micro_batch_size: None,
-            micro_batch_tokens: None,
-            layout: BatchLayout::Packed,
-            checkpoint_every: 0,
             save_every: 5,
-            lora: None,
-            freeze: FreezeConfig::default(),
+            passes: PassOptions::default(),
             value_optim: optim.clone(),
             optim,
         }
@@ -178,7 +153,7 @@ impl PpoConfig {
 
     /// Everything out of range, paths relative to the learner's table.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let dropout = self.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        let dropout = self.passes.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         Ranges::new()
             .at_least_one("steps", self.steps as usize)
             .at_least_one("rollout_size", self.rollout_size)
@@ -195,18 +170,12 @@ impl PpoConfig {
             .not_negative("value_clip", self.value_clip)
             .positive("value_weight", self.value_weight)
             .at_least_one("generation_batch", self.generation_batch)
-            .at_least_one("micro_batch_size", self.micro_batch_size.unwrap_or(1))
-            .at_least_one("micro_batch_tokens", self.micro_batch_tokens.unwrap_or(1))
             .at_least_one("save_every", self.save_every as usize)
-            .trained_part(self.lora.as_ref(), &self.freeze)
+            .passes(&self.passes)
             .require("lora.dropout", dropout == 0.0, "0, for responses are sampled without dropout", dropout)
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
-    }
-
-    pub(super) fn micro_batching(&self, device: tch::Device) -> MicroBatching {
-        MicroBatching::new(self.layout, self.micro_batch_tokens, self.micro_batch_size, device)
     }
 
     /// Optimiser steps of all rounds.
@@ -223,6 +192,8 @@ impl PpoConfig {
 
 #[cfg(test)]
 mod tests {
+    use farmhand_models::LoraConfig;
+
     use super::*;
 
     #[test]
@@ -240,7 +211,7 @@ mod tests {
         assert_eq!(paths, ["kl_control.adaptive_gain.target", "lambda"]);
         let lora = LoraConfig { rank: 0, dropout: 0.1, ..LoraConfig::default() };
         let paths: Vec<String> =
-            PpoConfig { lora: Some(lora), ..PpoConfig::default() }.problems().into_iter().map(|problem| problem.path).collect();
+            PpoConfig { passes: PassOptions { lora: Some(lora), ..PassOptions::default() }, ..PpoConfig::default() }.problems().into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, ["lora.rank", "lora.dropout"]);
     }
 }

@@ -28,7 +28,7 @@ use farmhand_core::{
     RewardModel, RunContext, register,
 };
 use farmhand_models::{
-    AdamW, EncodedText, HeldModel, LanguageModel, ModelConfig, PassSize, Storage, TextCodec, load_train_state, save_checkpoint,
+    AdamW, EncodedText, HeldModel, ModelConfig, PassSize, Storage, TextCodec, load_train_state, save_checkpoint,
     save_train_state, tch_device,
 };
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ use crate::training::{MemoryNeeds, Record, TokenLimit, Trainee, admit, held, is_
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
     summary: "proximal policy optimisation against a reward model, as in AlpacaFarm", paper: "https://arxiv.org/abs/1707.06347",
+    presets: { "alpaca_farm": "AlpacaFarm's set-up for simulated feedback" => PpoConfig::alpaca_farm() },
 }
 
 #[typetag::serde(name = "ppo")]
@@ -73,21 +74,18 @@ impl Learner for Ppo {
         let instructions = inputs.feedback.prompts()?;
         let reward_model = inputs.reward_model.ok_or_else(|| Error::missing_input("`ppo` needs a reward model"))?;
         let device = tch_device(ctx.device)?;
-        let codec = TextCodec::load(inputs.init, config.prompt)?;
-        let policy = LanguageModel::load(inputs.init.path(), device)?;
+        let (codec, policy) = config.passes.load(inputs.init, ctx)?;
         let reference = match inputs.reference {
             Some(checkpoint) if !is_same_model(checkpoint, inputs.init)? => load_reference(checkpoint, &policy)?,
             // An adapter leaves the policy's own weights as they are.
-            _ if config.lora.is_some() => policy.without_adapter(),
+            _ if config.passes.lora.is_some() => policy.without_adapter(),
             _ => policy.copy()?,
         };
         let value = starting_value_model(config, inputs.init, &policy, reward_model, ctx.seed)?;
         // The value model may be another model with a shorter context.
         let context = policy.config().max_positions().min(value.body.config().max_positions());
         let prompts = fitting_prompts(instructions, context, &codec, config, ctx)?;
-        let policy = start_training(policy, config.lora.as_ref(), &config.freeze, inputs.init, ctx.seed.child("lora", 0))?;
-        policy.set_checkpointing(config.checkpoint_every);
-        value.body.set_checkpointing(config.checkpoint_every);
+        let policy = start_training(policy, &config.passes, inputs.init, ctx.seed.child("lora", 0))?;
 
         let (policy_parameters, value_parameters) = (policy.trained(), value.trained());
         let n_steps = config.n_optimiser_steps();
@@ -183,7 +181,7 @@ fn expected_memory(sampler: &Sampler<'_>, reward_model: &dyn RewardModel) -> Res
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let length = lengths.first().copied().unwrap_or(0);
     let in_a_step: Vec<usize> = lengths.into_iter().cycle().take(config.batch_size.min(config.rollout_size)).collect();
-    let micro = config.micro_batching(policy.device());
+    let micro = config.passes.micro_batching(policy.device());
     let (mut tokens, mut n) = (0, 0);
     for text in in_a_step.iter().take(micro.max_records) {
         if n > 0 && tokens + text > micro.max_tokens {
@@ -192,9 +190,9 @@ fn expected_memory(sampler: &Sampler<'_>, reward_model: &dyn RewardModel) -> Res
         (tokens, n) = (tokens + text, n + 1);
     }
     let pass = PassSize { tokens, predicted: n * response };
-    let passes = Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.checkpoint_every };
+    let passes = Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.passes.checkpoint_every };
     // An adapter's reference shares the policy's weights.
-    let mut frozen: Vec<_> = config.lora.is_none().then(|| held("reference", reference)).into_iter().collect();
+    let mut frozen: Vec<_> = config.passes.lora.is_none().then(|| held("reference", reference)).into_iter().collect();
     if let Some(checkpoint) = reward_model.checkpoint() {
         frozen.push(HeldModel::frozen("reward model", &ModelConfig::load(checkpoint.path())?, false, Storage::F32));
     }
@@ -209,7 +207,7 @@ fn fitting_prompts(
     codec: &TextCodec,
     config: &PpoConfig,
     ctx: &RunContext<'_>,
-) -> Result<Vec<Record<1>>> {
+) -> Result<Vec<Record>> {
     let response = config.max_new_tokens as usize;
     if response >= context {
         return Err(Error::invalid_config(format!(
@@ -236,6 +234,7 @@ mod tests {
     use farmhand_models::LoraConfig;
 
     use super::*;
+    use crate::training::PassOptions;
     use crate::rl::kl::KlControl;
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
@@ -301,7 +300,8 @@ mod tests {
     fn the_probability_ratio_is_exactly_1_at_the_first_optimiser_step() {
         let stage = Stage::new();
         let events = RecordedEvents::default();
-        let one_step = PpoConfig { inner_epochs: 1, batch_size: 8, micro_batch_size: Some(3), ..config() };
+        let passes = PassOptions { micro_batch_size: Some(3), ..PassOptions::default() };
+        let one_step = PpoConfig { inner_epochs: 1, batch_size: 8, passes, ..config() };
         learn(&one_step, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
         for name in ["ppo/approx_kl", "ppo/clip_fraction", "ppo/value_clip_fraction"] {
             let values = events.scalars(name);
@@ -316,7 +316,7 @@ mod tests {
         let init = lively_checkpoint(&base);
         let lora = Some(LoraConfig { dropout: 0.0, ..small_lora() });
         let (stage, events) = (Stage::new(), RecordedEvents::default());
-        let config = PpoConfig { lora, ..config() };
+        let config = PpoConfig { passes: PassOptions { lora, ..PassOptions::default() }, ..config() };
         let longer = PpoConfig { steps: 30, rollout_size: 32, batch_size: 16, optim: fast_optim(5e-2), ..config.clone() };
         let learned = learn(&longer, &init, &stage.context(&events)).expect("learned");
         let rewards: Vec<f64> = events.scalars("ppo/reward").into_iter().map(|(_, reward)| reward).collect();
@@ -331,7 +331,7 @@ mod tests {
     fn gradient_checkpointing_changes_no_byte_and_no_resumption() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
-        let saving = PpoConfig { checkpoint_every: 1, ..config() };
+        let saving = PpoConfig { passes: PassOptions { checkpoint_every: 1, ..PassOptions::default() }, ..config() };
         let run = |config: &PpoConfig, ctx: &RunContext<'_>| learn(config, &init, ctx);
         assert_same_bytes(&[config(), saving.clone()], run);
         assert_resumes_exactly("ppo/reward", 3, |ctx| run(&saving, ctx));

@@ -22,7 +22,7 @@ pub(super) struct Sampler<'a> {
     /// All instructions, as given.
     pub(super) instructions: &'a [Instruction],
     /// The prompts of those that fit.
-    pub(super) prompts: &'a [Record<1>],
+    pub(super) prompts: &'a [Record],
     pub(super) policy: &'a LanguageModel,
     pub(super) reference: &'a LanguageModel,
     pub(super) value: &'a ScalarModel,
@@ -53,8 +53,8 @@ impl Sampler<'_> {
     pub(super) fn roll_out(&self, step: u64, reward_model: &mut dyn RewardModel, ctx: &RunContext<'_>) -> Result<Round> {
         let Self { config, codec, .. } = *self;
         let first = step * config.rollout_size as u64;
-        let drawn: Vec<&Record<1>> = self.draw(first, ctx).into_iter().map(|i| &self.prompts[i]).collect();
-        let request = |(i, record): (usize, &&Record<1>)| GenerationRequest {
+        let drawn: Vec<&Record> = self.draw(first, ctx).into_iter().map(|i| &self.prompts[i]).collect();
+        let request = |(i, record): (usize, &&Record)| GenerationRequest {
             prompt: record.texts[0].ids.clone(),
             seed: ctx.seed.child("rollout", first + i as u64),
         };
@@ -111,7 +111,7 @@ impl Sampler<'_> {
     /// The partition of pass `epoch` of round `step`.
     pub(super) fn partition(&self, texts: &[EncodedText], step: u64, epoch: u32, ctx: &RunContext<'_>) -> Partition {
         let order = epoch_order(texts.len(), ctx.seed.child("minibatches", step), u64::from(epoch));
-        let micro = self.config.micro_batching(self.policy.device());
+        let micro = self.config.passes.micro_batching(self.policy.device());
         let groups = |rows: &[usize]| micro.groups_of(rows, |row| std::slice::from_ref(&texts[row]));
         order.chunks(self.config.batch_size).map(groups).collect()
     }
@@ -161,7 +161,7 @@ impl Sampler<'_> {
     /// Some texts as one batch on the policy's device.
     pub(super) fn batch_of(&self, texts: &[EncodedText], rows: &[usize]) -> Result<TokenBatch> {
         let texts: Vec<&EncodedText> = rows.iter().map(|&row| &texts[row]).collect();
-        TokenBatch::new(&texts, self.config.layout, self.policy.device())
+        TokenBatch::new(&texts, self.config.passes.layout, self.policy.device())
     }
 }
 

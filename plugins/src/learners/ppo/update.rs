@@ -178,7 +178,7 @@ mod tests {
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
     use crate::testing::{SPLITS, Stage, assert_same_gradients, instructions, take_gradients, tiny_checkpoint};
-    use crate::training::Record;
+    use crate::training::{PassOptions, Record};
 
     /// Everything a round needs, and a round of eight responses sampled with it.
     fn with_round(config: &PpoConfig, check: impl FnOnce(&Sampler<'_>, &Round)) {
@@ -226,11 +226,12 @@ mod tests {
                 let rows: Vec<usize> = (0..8).collect();
                 let gradients = |layout, size, tokens| {
                     let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-                    let config = PpoConfig { layout, micro_batch_size, micro_batch_tokens, ..sampler.config.clone() };
+                    let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+                    let config = PpoConfig { passes, ..sampler.config.clone() };
                     let sampler = Sampler { config: &config, ..*sampler };
                     let texts = |row: usize| std::slice::from_ref(&round.texts[row]);
                     let mut losses = [0.0; 2];
-                    for rows in config.micro_batching(sampler.policy.device()).groups_of(&rows, texts) {
+                    for rows in config.passes.micro_batching(sampler.policy.device()).groups_of(&rows, texts) {
                         let micro = micro_step(&sampler, round, &targets, &rows, totals).expect("run");
                         losses = [losses[0] + micro.policy, losses[1] + micro.value];
                     }

@@ -4,7 +4,7 @@ use farmhand_core::{Checkpoint, CheckpointKind, Error, Result, RewardModel, Seed
 use farmhand_models::{FreezeConfig, LanguageModel, ScalarHead, ScalarModel, Tokenizer};
 
 use super::{PpoConfig, ValueInit};
-use crate::training::start_training;
+use crate::training::{PassOptions, start_training};
 
 /// The value model, ready to train: a body from where the options say, and a head that gives 0 everywhere. With `lora` the body
 /// has an adapter of its own, and shares the weights of `policy`, which was loaded from `init`, when it starts there.
@@ -41,13 +41,15 @@ pub(super) fn starting_value_model(
         }
         Some(checkpoint) => LanguageModel::load(checkpoint.path(), device)?,
         // The policy's own weights do not move when it has an adapter, so two adapters can share them.
-        None if config.lora.is_some() => policy.without_adapter(),
+        None if config.passes.lora.is_some() => policy.without_adapter(),
         None => policy.copy()?,
     };
     let head = ScalarHead::zeros(body.config().hidden_size(), device);
     head.set_trainable(true);
     let base = from_reward.unwrap_or(init);
-    let body = start_training(body, config.lora.as_ref(), &FreezeConfig::default(), base, seed.child("value_lora", 0))?;
+    body.set_precision(config.passes.precision);
+    let all_of_it = PassOptions { freeze: FreezeConfig::default(), ..config.passes.clone() };
+    let body = start_training(body, &all_of_it, base, seed.child("value_lora", 0))?;
     Ok(ScalarModel::from_language_model(body, head))
 }
 
@@ -110,9 +112,10 @@ mod tests {
         let init = tiny_checkpoint(&stage);
         let policy = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
         let lora = Some(LoraConfig { rank: 2, ..LoraConfig::default() });
-        let config = PpoConfig { lora: lora.clone(), ..PpoConfig::default() };
+        let passes = PassOptions { lora, ..PassOptions::default() };
+        let config = PpoConfig { passes: passes.clone(), ..PpoConfig::default() };
         let value = starting_value_model(&config, &init, &policy, &Untrained, Seed::root(0)).expect("started");
-        let policy = start_training(policy, lora.as_ref(), &FreezeConfig::default(), &init, Seed::root(0)).expect("started");
+        let policy = start_training(policy, &passes, &init, Seed::root(0)).expect("started");
         let pairs = policy.parameters().iter().zip(value.body.parameters());
         assert!(pairs.clone().count() > 0 && pairs.into_iter().all(|((_, a), (_, b))| a.data_ptr() == b.data_ptr()));
         let names: Vec<String> = value.trained().into_iter().map(|(name, _)| name).collect();
