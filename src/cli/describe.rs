@@ -93,7 +93,8 @@ fn plain(subject: &Subject) -> String {
     }
     text += &format!("in a configuration: {}\n\n", subject.usage);
     for (name, whose) in &subject.presets {
-        text += &format!("  preset = \"{name}\"\n      Takes the options from {whose}; those that stand beside it change them.\n");
+        text +=
+            &format!("  preset = \"{name}\"\n      Takes the options from {whose}; those that stand beside it change them.\n");
     }
     if subject.rows.is_empty() {
         text += "  no options\n";

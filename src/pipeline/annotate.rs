@@ -4,7 +4,7 @@ use farmhand_core::types::{Comparison, Judgement, Outcome, Preference, Preferenc
 use farmhand_core::{Annotator, Error, Result, RunContext, checked};
 use serde::{Deserialize, Serialize};
 
-use super::chunked::chunked;
+use farmhand_core::run::chunked;
 
 /// Comparisons judged between two writes of the journal.
 const CHUNK: usize = 128;

@@ -4,7 +4,7 @@ use farmhand_core::data::pair_with_reference;
 use farmhand_core::types::{Comparison, Completion, EvalReport, Response};
 use farmhand_core::{Error, EvaluationInputs, Evaluator, Result, RewardModel, RunContext, checked};
 
-use super::chunked::chunked;
+use farmhand_core::run::chunked;
 
 /// Answers scored between two writes of the journal.
 const CHUNK: usize = 256;

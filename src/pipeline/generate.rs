@@ -3,7 +3,7 @@
 use farmhand_core::types::{Completion, Instruction, SamplingParams};
 use farmhand_core::{Policy, Result, RunContext, checked};
 
-use super::chunked::chunked;
+use farmhand_core::run::chunked;
 
 /// Instructions answered between two writes of the journal.
 const CHUNK: usize = 128;

@@ -2,7 +2,6 @@
 
 mod annotate;
 mod base_model;
-mod chunked;
 mod estimate;
 mod evaluate;
 mod experiment;

@@ -5,6 +5,7 @@
 //! stage whose record fits is skipped; an interrupted one goes on from its last saved state.
 
 mod atomic;
+mod chunked;
 mod event_log;
 mod journal;
 mod manifest;
@@ -13,6 +14,7 @@ mod shared_journal;
 mod stage_dir;
 
 pub use atomic::{file_hash, hash_path, write_atomic, write_dir_atomic};
+pub use chunked::chunked;
 pub use event_log::EventLog;
 pub use journal::Journal;
 pub use manifest::{MANIFEST_FORMAT, Manifest, StageRecord};

@@ -16,9 +16,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::reward_models::ReadingRule;
 use crate::rl::bradley_terry::preference_losses;
-use crate::training::{
-    Ranges, Record, Task, TrainOptions, Training, admit, record_batch, shuffled_steps, start_training,
-};
+use crate::training::{Ranges, Record, Task, TrainOptions, Training, admit, record_batch, shuffled_steps, start_training};
 
 register! {
     kind: Learner, name: "reward_modeling", config: RewardModelingConfig,
@@ -100,12 +98,8 @@ impl Learner for RewardModeling {
             _ => Vec::new(),
         };
 
-        let task = Task {
-            learner: "reward_modeling",
-            role: "reward model",
-            doing: "reward modelling",
-            records: "preference pairs",
-        };
+        let task =
+            Task { learner: "reward_modeling", role: "reward model", doing: "reward modelling", records: "preference pairs" };
         let plan = shuffled_steps(&records, &config.train, ctx);
         let dry_run = |rows: &[usize]| run_pairs(&model, &records, rows, config, Some(ctx.seed)).map(drop);
         let mut training = Training::start(task, &model.body, model.trained(), &records, plan, &config.train, ctx, dry_run)?;
@@ -194,11 +188,11 @@ mod tests {
 
     use super::*;
     use crate::reward_models::BradleyTerryConfig;
-    use crate::training::PassOptions;
     use crate::testing::{
         SPLITS, Stage, assert_resumes_exactly, assert_same_bytes, assert_same_gradients, fast_optim, lively_checkpoint, pairs,
         small_lora, take_gradients, tiny_checkpoint,
     };
+    use crate::training::PassOptions;
 
     fn with(change: impl FnOnce(&mut RewardModelingConfig)) -> RewardModelingConfig {
         let mut config = RewardModelingConfig::default();
@@ -232,8 +226,7 @@ mod tests {
         let stage = Stage::new();
         let events = RecordedEvents::default();
         let ctx = stage.context(&events);
-        let checkpoint =
-            learn(&with(|config| config.with_eos = true), &tiny_checkpoint(&stage), &ctx).expect("learned");
+        let checkpoint = learn(&with(|config| config.with_eos = true), &tiny_checkpoint(&stage), &ctx).expect("learned");
         let accuracy = events.scalars("reward_modeling/validation_accuracy");
         assert_eq!(accuracy.len(), 6);
         assert_eq!(accuracy[5].1, 1.0, "{accuracy:?}");

@@ -38,7 +38,10 @@ pub struct SftConfig {
 impl Default for SftConfig {
     fn default() -> Self {
         let optim = OptimConfig { lr: 2e-5, ..OptimConfig::default() };
-        Self { reduction: Reduction::TokenMean, train: TrainOptions { epochs: 3, validate_every: 200, optim, ..TrainOptions::default() } }
+        Self {
+            reduction: Reduction::TokenMean,
+            train: TrainOptions { epochs: 3, validate_every: 200, optim, ..TrainOptions::default() },
+        }
     }
 }
 
@@ -77,8 +80,7 @@ impl Learner for Sft {
         };
 
         let pass = |picked: &[usize], seed| imitation_step(&model, &records, None, picked, config.reduction, &config.train, seed);
-        let task =
-            Task { learner: "sft", role: "policy", doing: "supervised fine-tuning", records: "demonstrations" };
+        let task = Task { learner: "sft", role: "policy", doing: "supervised fine-tuning", records: "demonstrations" };
         let plan = shuffled_steps(&records, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass(rows, ctx.seed).map(drop);
         let mut training = Training::start(task, &model, model.trained(), &records, plan, &config.train, ctx, dry_run)?;

@@ -2,7 +2,9 @@
 //! and gives them defaults of its own.
 
 use farmhand_core::{Checkpoint, Result, RunContext};
-use farmhand_models::{BatchLayout, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, Precision, PromptFormat, TextCodec, tch_device};
+use farmhand_models::{
+    BatchLayout, FreezeConfig, LanguageModel, LoraConfig, OptimConfig, Precision, PromptFormat, TextCodec, tch_device,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

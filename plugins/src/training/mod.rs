@@ -1,6 +1,7 @@
 //! What every learner needs around its loop: records that fit, options in range, a reference, the part that
 //! is trained, memory.
 
+mod answers;
 mod imitation;
 mod learner_options;
 mod log_prob_cache;
@@ -13,6 +14,7 @@ mod rounds;
 mod steps;
 mod trained_part;
 
+pub use answers::{Answerer, sample_answers, score_answers};
 pub use imitation::{imitation_loss, imitation_step};
 pub use learner_options::{PassOptions, TrainOptions};
 pub use memory::{MemoryNeeds, Trainee, held};

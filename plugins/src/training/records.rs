@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn a_batch_holds_first_texts_first_also_of_lists_of_unequal_length() {
         let text = |n: usize| EncodedText { ids: vec![7; n], response_start: 1 };
-        let records = [vec![text(2), text(3)], vec![text(4)], vec![text(5), text(6), text(7)]].map(|texts| Record::new("", texts));
+        let records =
+            [vec![text(2), text(3)], vec![text(4)], vec![text(5), text(6), text(7)]].map(|texts| Record::new("", texts));
         assert_eq!(text_places(&records, &[2, 1, 0]), [(2, 0), (1, 0), (0, 0), (2, 1), (0, 1), (2, 2)]);
         let batch = record_batch(&records, &[2, 1, 0], BatchLayout::Packed, tch::Device::Cpu, None).expect("made");
         assert_eq!(batch.response_lengths(), [4, 3, 1, 5, 2, 6]);

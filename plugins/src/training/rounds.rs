@@ -141,7 +141,10 @@ mod tests {
         let make = |round: &Round, ctx: &RunContext<'_>| {
             let inner = round.context(ctx);
             inner.stage.write_dir("checkpoint", |dir| copy_folder(round.start.path(), dir)).expect("made");
-            inner.stage.write("note.txt", |out| write!(out, "{}", round.number).map_err(|e| Error::other(e.to_string()))).expect("made");
+            inner
+                .stage
+                .write("note.txt", |out| write!(out, "{}", round.number).map_err(|e| Error::other(e.to_string())))
+                .expect("made");
         };
         let mut rounds = Rounds::open(3, &init, &ctx).expect("opened");
         for number in 0..2 {

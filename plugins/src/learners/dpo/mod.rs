@@ -123,8 +123,7 @@ impl Learner for Dpo {
         };
         let policy = start_training(policy, &config.train.passes, inputs.init, ctx.seed.child("lora", 0))?;
 
-        let task =
-            Task { learner: "dpo", role: "policy", doing: "preference optimisation", records: "preference pairs" };
+        let task = Task { learner: "dpo", role: "policy", doing: "preference optimisation", records: "preference pairs" };
         let plan = shuffled_steps(&train.records, &config.train, ctx);
         let dry_run = |rows: &[usize]| run_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
         let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?;

@@ -211,7 +211,11 @@ mod tests {
         assert_eq!(paths, ["kl_control.adaptive_gain.target", "lambda"]);
         let lora = LoraConfig { rank: 0, dropout: 0.1, ..LoraConfig::default() };
         let paths: Vec<String> =
-            PpoConfig { passes: PassOptions { lora: Some(lora), ..PassOptions::default() }, ..PpoConfig::default() }.problems().into_iter().map(|problem| problem.path).collect();
+            PpoConfig { passes: PassOptions { lora: Some(lora), ..PassOptions::default() }, ..PpoConfig::default() }
+                .problems()
+                .into_iter()
+                .map(|problem| problem.path)
+                .collect();
         assert_eq!(paths, ["lora.rank", "lora.dropout"]);
     }
 }

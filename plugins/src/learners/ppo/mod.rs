@@ -190,7 +190,8 @@ fn expected_memory(sampler: &Sampler<'_>, reward_model: &dyn RewardModel) -> Res
         (tokens, n) = (tokens + text, n + 1);
     }
     let pass = PassSize { tokens, predicted: n * response };
-    let passes = Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.passes.checkpoint_every };
+    let passes =
+        Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.passes.checkpoint_every };
     // An adapter's reference shares the policy's weights.
     let mut frozen: Vec<_> = config.passes.lora.is_none().then(|| held("reference", reference)).into_iter().collect();
     if let Some(checkpoint) = reward_model.checkpoint() {
@@ -234,7 +235,6 @@ mod tests {
     use farmhand_models::LoraConfig;
 
     use super::*;
-    use crate::training::PassOptions;
     use crate::rl::kl::KlControl;
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
@@ -242,6 +242,7 @@ mod tests {
         Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, instructions, lively_checkpoint, moved, small_lora,
         tiny_checkpoint,
     };
+    use crate::training::PassOptions;
 
     /// Likes the letter e: its share of the answer's first characters.
     struct LikesE;
