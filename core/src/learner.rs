@@ -6,7 +6,9 @@ use crate::component::BuildContext;
 use crate::context::RunContext;
 use crate::error::{Error, Problem, Result};
 use crate::reward_model::RewardModel;
-use crate::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
+use crate::types::{
+    Demonstration, Instruction, LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion,
+};
 
 /// What a learner learns from.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,10 @@ pub enum Feedback<'a> {
     RankedLists(&'a [RankedList]),
     /// Scored answers.
     Scored(&'a [ScoredCompletion]),
+    /// Answers called good or bad, each on its own.
+    Labelled(&'a [LabelledCompletion]),
+    /// Answers rated on several attributes.
+    Rated(&'a [RatedCompletion]),
     /// Instructions alone: the learner samples and scores its own answers.
     Prompts(&'a [Instruction]),
 }
@@ -35,6 +41,10 @@ pub enum FeedbackKind {
     RankedLists,
     /// Scored answers.
     Scored,
+    /// Answers called good or bad, each on its own.
+    Labelled,
+    /// Answers rated on several attributes.
+    Rated,
     /// Instructions alone.
     Prompts,
 }
@@ -47,6 +57,8 @@ impl FeedbackKind {
             Self::Preferences => "preference pairs",
             Self::RankedLists => "ranked lists",
             Self::Scored => "scored completions",
+            Self::Labelled => "labelled completions",
+            Self::Rated => "rated completions",
             Self::Prompts => "instructions",
         }
     }
@@ -60,6 +72,8 @@ impl<'a> Feedback<'a> {
             Self::Preferences(_) => FeedbackKind::Preferences,
             Self::RankedLists(_) => FeedbackKind::RankedLists,
             Self::Scored(_) => FeedbackKind::Scored,
+            Self::Labelled(_) => FeedbackKind::Labelled,
+            Self::Rated(_) => FeedbackKind::Rated,
             Self::Prompts(_) => FeedbackKind::Prompts,
         }
     }
@@ -71,6 +85,8 @@ impl<'a> Feedback<'a> {
             Self::Preferences(items) => items.len(),
             Self::RankedLists(items) => items.len(),
             Self::Scored(items) => items.len(),
+            Self::Labelled(items) => items.len(),
+            Self::Rated(items) => items.len(),
             Self::Prompts(items) => items.len(),
         }
     }
@@ -103,6 +119,50 @@ impl<'a> Feedback<'a> {
         match self {
             Self::Preferences(items) => Ok(items),
             other => Err(other.mismatch(FeedbackKind::Preferences)),
+        }
+    }
+
+    /// The ranked lists.
+    ///
+    /// # Errors
+    /// When the feedback is of another kind.
+    pub fn ranked_lists(&self) -> Result<&'a [RankedList]> {
+        match self {
+            Self::RankedLists(items) => Ok(items),
+            other => Err(other.mismatch(FeedbackKind::RankedLists)),
+        }
+    }
+
+    /// The scored completions.
+    ///
+    /// # Errors
+    /// When the feedback is of another kind.
+    pub fn scored(&self) -> Result<&'a [ScoredCompletion]> {
+        match self {
+            Self::Scored(items) => Ok(items),
+            other => Err(other.mismatch(FeedbackKind::Scored)),
+        }
+    }
+
+    /// The labelled completions.
+    ///
+    /// # Errors
+    /// When the feedback is of another kind.
+    pub fn labelled(&self) -> Result<&'a [LabelledCompletion]> {
+        match self {
+            Self::Labelled(items) => Ok(items),
+            other => Err(other.mismatch(FeedbackKind::Labelled)),
+        }
+    }
+
+    /// The rated completions.
+    ///
+    /// # Errors
+    /// When the feedback is of another kind.
+    pub fn rated(&self) -> Result<&'a [RatedCompletion]> {
+        match self {
+            Self::Rated(items) => Ok(items),
+            other => Err(other.mismatch(FeedbackKind::Rated)),
         }
     }
 

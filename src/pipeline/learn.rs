@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use farmhand_core::data::{
-    ReadOptions, ReadReport, Share, read_demonstrations, read_instructions, read_preference_pairs, read_ranked_lists,
-    read_scored_completions, split,
+    ReadOptions, ReadReport, Share, read_demonstrations, read_instructions, read_labelled_completions, read_preference_pairs,
+    read_ranked_lists, read_rated_completions, read_scored_completions, split,
 };
-use farmhand_core::types::{Demonstration, Instruction, PreferencePair, RankedList, ScoredCompletion};
+use farmhand_core::types::{
+    Demonstration, Instruction, LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion,
+};
 use farmhand_core::{Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RunContext, Seed};
 use farmhand_models::catch_out_of_memory;
 
@@ -21,6 +23,10 @@ pub enum OwnedFeedback {
     RankedLists(Vec<RankedList>),
     /// Scored answers.
     Scored(Vec<ScoredCompletion>),
+    /// Answers called good or bad, each on its own.
+    Labelled(Vec<LabelledCompletion>),
+    /// Answers rated on several attributes.
+    Rated(Vec<RatedCompletion>),
     /// Instructions alone.
     Prompts(Vec<Instruction>),
 }
@@ -42,6 +48,10 @@ impl OwnedFeedback {
                 read_ranked_lists(path, options).map(|(items, report)| (Self::RankedLists(items), report))
             }
             FeedbackKind::Scored => read_scored_completions(path, options).map(|(items, report)| (Self::Scored(items), report)),
+            FeedbackKind::Labelled => {
+                read_labelled_completions(path, options).map(|(items, report)| (Self::Labelled(items), report))
+            }
+            FeedbackKind::Rated => read_rated_completions(path, options).map(|(items, report)| (Self::Rated(items), report)),
             FeedbackKind::Prompts => read_instructions(path, options).map(|(items, report)| (Self::Prompts(items), report)),
         }?;
         note_left_out(&report, ctx);
@@ -75,6 +85,8 @@ impl OwnedFeedback {
             Self::Preferences(items) => Feedback::Preferences(items),
             Self::RankedLists(items) => Feedback::RankedLists(items),
             Self::Scored(items) => Feedback::Scored(items),
+            Self::Labelled(items) => Feedback::Labelled(items),
+            Self::Rated(items) => Feedback::Rated(items),
             Self::Prompts(items) => Feedback::Prompts(items),
         }
     }

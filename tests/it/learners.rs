@@ -5,7 +5,10 @@ use std::path::Path;
 
 use farmhand::core::component::components;
 use farmhand::core::run::StageDir;
-use farmhand::core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, ScoredCompletion};
+use farmhand::core::types::{
+    Completion, Demonstration, FinishReason, Instruction, LabelledCompletion, PreferencePair, RankedList, RatedCompletion,
+    ScoredCompletion,
+};
 use farmhand::core::{
     AnnotatorSpec, BuildContext, CancelFlag, Checkpoint, ComponentKind, Device, Event, EventSink, FeedbackKind, LearnerInputs,
     LearnerSpec, PollingExecutor, RewardModelSpec, RunContext, Seed,
@@ -79,6 +82,19 @@ fn feedback(kind: FeedbackKind) -> OwnedFeedback {
         FeedbackKind::Scored => OwnedFeedback::Scored(
             all.zip(0..)
                 .map(|(instruction, i)| ScoredCompletion { completion: completion(instruction, i), score: f64::from(i) })
+                .collect(),
+        ),
+        FeedbackKind::Labelled => OwnedFeedback::Labelled(
+            all.zip(0..)
+                .map(|(instruction, i)| LabelledCompletion { completion: completion(instruction, i), desirable: i % 2 == 0 })
+                .collect(),
+        ),
+        FeedbackKind::Rated => OwnedFeedback::Rated(
+            all.zip(0..)
+                .map(|(instruction, i)| RatedCompletion {
+                    completion: completion(instruction, i),
+                    ratings: [("helpfulness".to_owned(), f64::from(i % 5)), ("verbosity".to_owned(), f64::from(i % 3))].into(),
+                })
                 .collect(),
         ),
         FeedbackKind::Prompts => OwnedFeedback::Prompts(all.collect()),

@@ -177,7 +177,7 @@ pub fn read_scored_completions(path: &Path, options: &ReadOptions) -> Result<(Ve
 }
 
 /// Numbers the answers of each model to each instruction from 0, in order.
-fn number_samples<'a>(completions: impl Iterator<Item = &'a mut Completion>) {
+pub(super) fn number_samples<'a>(completions: impl Iterator<Item = &'a mut Completion>) {
     let mut next: HashMap<(String, String), u32> = HashMap::new();
     for completion in completions {
         let count = next.entry((completion.instruction.id.clone(), completion.model.clone())).or_default();
@@ -186,15 +186,15 @@ fn number_samples<'a>(completions: impl Iterator<Item = &'a mut Completion>) {
     }
 }
 
-fn completion(instruction: Instruction, output: String, model: String) -> Completion {
+pub(super) fn completion(instruction: Instruction, output: String, model: String) -> Completion {
     Completion { instruction, output, model, sample: 0, finish: FinishReason::Stop, n_tokens: 0, log_prob: None }
 }
 
-fn renewed(completion: Completion) -> Completion {
+pub(super) fn renewed(completion: Completion) -> Completion {
     Completion { instruction: with_true_id(completion.instruction), ..completion }
 }
 
-fn generator(fields: &Fields, origin: &Origin) -> Result<String, FieldProblem> {
+pub(super) fn generator(fields: &Fields, origin: &Origin) -> Result<String, FieldProblem> {
     for key in ["generator", "model"] {
         if let Some(name) = optional_text(fields, key)? {
             return Ok(name.to_owned());
@@ -207,7 +207,7 @@ fn score_key(fields: &Fields) -> Option<&'static str> {
     ["score", "reward"].into_iter().find(|key| fields.contains_key(*key))
 }
 
-fn any_instruction(fields: &Fields) -> Result<Instruction, FieldProblem> {
+pub(super) fn any_instruction(fields: &Fields) -> Result<Instruction, FieldProblem> {
     if !fields.contains_key("instruction") && fields.contains_key("prompt") {
         return with_dataset(prompt(fields, "prompt")?, fields);
     }
@@ -215,14 +215,18 @@ fn any_instruction(fields: &Fields) -> Result<Instruction, FieldProblem> {
 }
 
 fn labelled(completion: Completion, fields: &Fields) -> Result<Parsed<ScoredCompletion>, FieldProblem> {
-    let score = match fields.get("label") {
-        Some(Value::Bool(good)) => f64::from(u8::from(*good)),
+    Ok(Parsed::One(ScoredCompletion { completion, score: f64::from(u8::from(label(fields)?)) }))
+}
+
+/// Whether the answer was called good.
+pub(super) fn label(fields: &Fields) -> Result<bool, FieldProblem> {
+    match fields.get("label") {
+        Some(Value::Bool(good)) => Ok(*good),
         _ => match number(fields, "label") {
-            Ok(label @ (0.0 | 1.0)) => label,
-            _ => return Err(FieldProblem::new("label", "expected true (good) or false (bad)")),
+            Ok(label @ (0.0 | 1.0)) => Ok(label == 1.0),
+            _ => Err(FieldProblem::new("label", "expected true (good) or false (bad)")),
         },
-    };
-    Ok(Parsed::One(ScoredCompletion { completion, score }))
+    }
 }
 
 /// The model, answer and score of each response.

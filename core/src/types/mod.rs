@@ -13,7 +13,7 @@ pub use comparison::{Comparison, Response};
 pub use completion::{Completion, FinishReason, ModelId, SamplingParams};
 pub use demonstration::Demonstration;
 pub use instruction::{Instruction, Message, Role};
-pub use preference::{PreferencePair, RankedList, ScoredCompletion};
+pub use preference::{LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion};
 pub use report::{EvalReport, Metric};
 
 use sha2::{Digest, Sha256};

@@ -1,5 +1,7 @@
 //! Judged answers in the forms learners take.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Completion, Instruction, Judgement, Preference};
@@ -53,6 +55,26 @@ pub struct RankedList {
     pub outputs: Vec<String>,
     /// Their scores, descending, one per answer.
     pub scores: Vec<f64>,
+}
+
+/// An answer that was called good or bad on its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelledCompletion {
+    /// The answer.
+    #[serde(flatten)]
+    pub completion: Completion,
+    /// Whether it is a good one.
+    pub desirable: bool,
+}
+
+/// An answer rated on several attributes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RatedCompletion {
+    /// The answer.
+    #[serde(flatten)]
+    pub completion: Completion,
+    /// A number for each attribute, by its name; an attribute that is missing was not rated.
+    pub ratings: BTreeMap<String, f64>,
 }
 
 /// An answer with a reward model's score.
