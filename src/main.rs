@@ -21,6 +21,10 @@ fn main() -> ExitCode {
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {
         command.env("OMP_WAIT_POLICY", "PASSIVE");
     }
+    // With this much scratch space per stream cuBLAS gives the same bits every time; read when CUDA starts.
+    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
+        command.env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+    }
     let error = command.exec();
     report(&format!("cannot start `{}`: {error}", engine.display()));
     ExitCode::from(1)

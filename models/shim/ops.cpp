@@ -1,6 +1,7 @@
 // Any registered operator by its name, and the text of the last error.
 #include "shim.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/ivalue.h>
 
@@ -112,6 +113,15 @@ int farmhand_call(const char* name, const char* overload, const farmhand::Argume
     TORCH_CHECK(tensors.size() <= *n_results, "operator `", name, "` gave ", tensors.size(), " tensors, room for ", *n_results);
     *n_results = tensors.size();
     for (size_t i = 0; i < tensors.size(); i++) results[i] = farmhand::hand_over(std::move(tensors[i]));
+  });
+}
+
+// Kernels that add up in one order where libtorch has them; the others run as they are and libtorch warns of them.
+int farmhand_prefer_deterministic_kernels() {
+  return farmhand::guarded([] {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    // That mode would also fill new tensors, to show who reads what was never written.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
 

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use tch::{Kind, Tensor};
+use farmhand_core::Result;
+use tch::{Device, Kind, Tensor};
 
 use crate::forward_pass::Attention;
 use crate::native;
@@ -29,6 +30,16 @@ pub(crate) struct Layout {
     shape: Shape,
     /// What is added to scores: made once and used by every layer.
     masks: Mutex<BTreeMap<MaskShape, Tensor>>,
+    /// What flash attention takes, made once and used by every layer.
+    texts: Mutex<Option<FlashTexts>>,
+}
+
+/// The segments as flash attention takes them: each is a text of its own whose keys begin with those of its prompt.
+#[derive(Debug)]
+struct FlashTexts {
+    starts: native::TextStarts,
+    /// The token of each key, where prompts are repeated, `[keys]`; none where keys are the tokens in their order.
+    keys: Option<Tensor>,
 }
 
 /// Query length, key length and window of a mask.
@@ -47,14 +58,14 @@ impl Layout {
     pub(crate) fn padded(rows: usize, width: usize) -> Self {
         let (rows, width) = (rows as i64, width as i64);
         let positions = (0..rows).flat_map(|_| 0..width).collect();
-        Self { positions, shape: Shape::Padded { rows, width }, masks: Mutex::default() }
+        Self { positions, shape: Shape::Padded { rows, width }, masks: Mutex::default(), texts: Mutex::default() }
     }
 
     /// Segments one after the other.
     pub(crate) fn packed(segments: Vec<Segment>) -> Self {
         let start = |segment: &Segment| segment.prefix.map_or(0, |prefix| segments[prefix].length);
         let positions = segments.iter().flat_map(|segment| start(segment)..start(segment) + segment.length).collect();
-        Self { positions, shape: Shape::Packed { segments }, masks: Mutex::default() }
+        Self { positions, shape: Shape::Packed { segments }, masks: Mutex::default(), texts: Mutex::default() }
     }
 
     /// `[n]`.
@@ -75,13 +86,66 @@ impl Layout {
 
     /// Queries `[n, heads, dim]`, keys and values `[n, kv_heads, dim]` → `[n, heads · dim]`.
     pub(crate) fn attend(&self, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
-        let has_kernel = native::has_attention(queries.device(), queries.kind()) && attention.softcap.is_none();
-        let attended = if has_kernel {
+        let (device, kind, capped) = (queries.device(), queries.kind(), attention.softcap.is_some());
+        let attended = if native::has_attention(device, kind) && !capped {
             native::attention(queries, keys, values, &self.segments(), attention.scale, attention.window)
+        } else if native::has_flash_attention(device, kind, queries.size()[2]) && !capped {
+            let flash = |q: &Tensor, k: &Tensor, v: &Tensor, starts: &native::TextStarts| {
+                native::flash_attention([q, k, v], starts, attention.scale, attention.window)
+            };
+            // A GPU that is too old for the kernel refuses it.
+            self.attend_to_texts(queries, keys, values, flash)
+                .unwrap_or_else(|_| self.attend_by_libtorch(attention, queries, keys, values))
         } else {
             self.attend_by_libtorch(attention, queries, keys, values)
         };
         attended.flatten(1, 2)
+    }
+
+    /// As [`Layout::attend`], → `[n, heads, dim]`, by a kernel that knows texts of unequal lengths and no shared prompts.
+    fn attend_to_texts(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        kernel: impl FnOnce(&Tensor, &Tensor, &Tensor, &native::TextStarts) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut texts = self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let texts = texts.get_or_insert_with(|| self.flash_texts(queries.device()));
+        let repeated = |x: &Tensor| texts.keys.as_ref().map_or_else(|| x.shallow_clone(), |keys| x.index_select(0, keys));
+        kernel(queries, &repeated(keys), &repeated(values), &texts.starts)
+    }
+
+    fn flash_texts(&self, device: Device) -> FlashTexts {
+        let segments: Vec<Segment> = match &self.shape {
+            Shape::Padded { rows, width } => (0..*rows).map(|_| Segment { length: *width, prefix: None }).collect(),
+            Shape::Packed { segments } => segments.clone(),
+        };
+        let mut first = Vec::with_capacity(segments.len());
+        let (mut query_starts, mut key_starts, mut keys) = (vec![0i32], vec![0i32], Vec::new());
+        let (mut n_queries, mut most_queries, mut most_keys) = (0, 0, 0);
+        for segment in &segments {
+            first.push(n_queries);
+            let before = keys.len();
+            if let Some(prefix) = segment.prefix {
+                keys.extend(first[prefix]..first[prefix] + segments[prefix].length);
+            }
+            keys.extend(n_queries..n_queries + segment.length);
+            n_queries += segment.length;
+            query_starts.push(n_queries as i32);
+            key_starts.push(keys.len() as i32);
+            most_queries = most_queries.max(segment.length);
+            most_keys = most_keys.max((keys.len() - before) as i64);
+        }
+        let on_device = |starts: &[i32]| Tensor::from_slice(starts).to_device(device);
+        let starts = native::TextStarts {
+            queries: on_device(&query_starts),
+            keys: on_device(&key_starts),
+            most_queries,
+            most_keys,
+        };
+        let repeats = segments.iter().any(|segment| segment.prefix.is_some());
+        FlashTexts { starts, keys: repeats.then(|| Tensor::from_slice(&keys).to_device(device)) }
     }
 
     /// As [`Layout::attend`], → `[n, heads, dim]`, by libtorch's own attention, on any device.
@@ -163,7 +227,6 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use farmhand_core::Seed;
-    use tch::Device;
 
     use super::*;
     use crate::language_model::normal;
@@ -228,13 +291,24 @@ mod tests {
                     };
                     Tensor::cat(&places.iter().map(text).collect::<Vec<_>>(), 0)
                 });
-                for by_kernel in [true, false] {
-                    let attended = with_gradients(&inputs, |q, k, v| {
-                        if by_kernel {
-                            layout.attend(&attention, q, k, v)
-                        } else {
-                            layout.attend_by_libtorch(&attention, q, k, v).flatten(1, 2)
-                        }
+                // What a kernel for texts of unequal lengths computes from what it is given.
+                let by_starts = |q: &Tensor, k: &Tensor, v: &Tensor, starts: &native::TextStarts| {
+                    let numbers = |starts: &Tensor| Vec::<i64>::try_from(starts.to_kind(Kind::Int64)).expect("numbers");
+                    let (of_queries, of_keys) = (numbers(&starts.queries), numbers(&starts.keys));
+                    let text = |i: usize| {
+                        let part = |x: &Tensor, starts: &[i64]| x.narrow(0, starts[i], starts[i + 1] - starts[i]);
+                        by_hand(&attention, &part(q, &of_queries), &part(k, &of_keys), &part(v, &of_keys))
+                    };
+                    let longest = |starts: &[i64]| starts.windows(2).map(|pair| pair[1] - pair[0]).max();
+                    assert_eq!(longest(&of_queries), Some(starts.most_queries));
+                    assert_eq!(longest(&of_keys), Some(starts.most_keys));
+                    Ok(Tensor::cat(&(0..of_queries.len() - 1).map(text).collect::<Vec<_>>(), 0).to_kind(Kind::Float))
+                };
+                for way in 0..3 {
+                    let attended = with_gradients(&inputs, |q, k, v| match way {
+                        0 => layout.attend(&attention, q, k, v),
+                        1 => layout.attend_by_libtorch(&attention, q, k, v).flatten(1, 2),
+                        _ => layout.attend_to_texts(q, k, v, by_starts).expect("attended"),
                     });
                     for (ours, expected) in attended.iter().zip(&expected) {
                         let difference = (ours - expected).abs().max().double_value(&[]);

@@ -57,6 +57,16 @@ unsafe extern "C" {
         results: *mut *mut C_tensor,
         n_results: *mut usize,
     ) -> c_int;
+    fn farmhand_prefer_deterministic_kernels() -> c_int;
+}
+
+/// From here on libtorch takes kernels that give the same bits every time, wherever it has such ones.
+///
+/// # Errors
+/// When libtorch refuses the setting.
+pub fn prefer_deterministic_kernels() -> Result<()> {
+    #[expect(unsafe_code, reason = "takes no arguments")]
+    checked(unsafe { farmhand_prefer_deterministic_kernels() })
 }
 
 /// Room for the tensors that an operator gives.
