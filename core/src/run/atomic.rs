@@ -1,10 +1,9 @@
 //! Files that are there whole or not at all: written under a temporary name, synced, renamed.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -79,7 +78,7 @@ fn sync_files(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))?;
     let mut paths = entries
         .map(|entry| entry.map(|entry| entry.path()).map_err(|error| Error::io("list", dir, error)))
@@ -88,44 +87,10 @@ fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The SHA-256 of a file, in hexadecimal.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn file_hash(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(|error| Error::io("read", path, error))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The SHA-256 of a file, or of a folder's file names and contents, in hexadecimal.
-///
-/// # Errors
-/// When something cannot be read.
-pub fn hash_path(path: &Path) -> Result<String> {
-    if !path.is_dir() {
-        return file_hash(path);
-    }
-    let mut hash = Sha256::new();
-    for entry in sorted_entries(path)? {
-        let name = entry.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        hash.update((name.len() as u64).to_le_bytes());
-        hash.update(name.as_bytes());
-        hash.update(hash_path(&entry)?.as_bytes());
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::hash_path;
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

@@ -7,15 +7,17 @@
 mod atomic;
 mod chunked;
 mod event_log;
+mod file_hash;
 mod journal;
 mod manifest;
 mod run_dir;
 mod shared_journal;
 mod stage_dir;
 
-pub use atomic::{file_hash, hash_path, write_atomic, write_dir_atomic};
+pub use atomic::{write_atomic, write_dir_atomic};
 pub use chunked::chunked;
 pub use event_log::EventLog;
+pub use file_hash::{file_hash, hash_path};
 pub use journal::Journal;
 pub use manifest::{MANIFEST_FORMAT, Manifest, StageRecord};
 pub use run_dir::{RunDir, StagePlan, StageStatus};

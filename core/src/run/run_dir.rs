@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Manifest, StageDir, StageRecord, file_hash, hash_path, write_atomic};
+use super::file_hash::KnownHashes;
+use super::{Manifest, StageDir, StageRecord, write_atomic};
 use crate::error::{Error, Result};
 
 /// What lies beside outputs and is none: a stage's saved state and, where the run directory itself is the stage's folder
@@ -19,6 +20,7 @@ const BOOKKEEPING: [&str; 4] = ["state", ".lock", "manifest.json", "events.jsonl
 pub struct RunDir {
     path: PathBuf,
     manifest: Manifest,
+    hashes: KnownHashes,
     _lock: File,
 }
 
@@ -56,7 +58,7 @@ impl RunDir {
         std::fs::create_dir_all(&path).map_err(|error| Error::io("make the run directory", &path, error))?;
         let lock = lock(&path)?;
         let manifest = Manifest::read(&path.join("manifest.json"))?;
-        Ok(Self { path, manifest, _lock: lock })
+        Ok(Self { path, manifest, hashes: KnownHashes::default(), _lock: lock })
     }
 
     /// The folder.
@@ -144,7 +146,7 @@ impl RunDir {
     /// When something cannot be read or written.
     pub fn finish(&mut self, plan: &StagePlan, stage: &StageDir) -> Result<()> {
         let mut outputs = BTreeMap::new();
-        hash_files(stage.path(), "", &mut outputs)?;
+        hash_files(stage.path(), "", &self.hashes, &mut outputs)?;
         let record = StageRecord { options: plan.options.clone(), inputs: self.hash_inputs(plan)?, outputs };
         self.manifest.stages.insert(plan.name.clone(), record);
         self.manifest.write(&self.path.join("manifest.json"))?;
@@ -152,7 +154,7 @@ impl RunDir {
     }
 
     fn hash_inputs(&self, plan: &StagePlan) -> Result<BTreeMap<String, String>> {
-        plan.inputs.iter().map(|input| Ok((input.display().to_string(), hash_path(&self.path.join(input))?))).collect()
+        plan.inputs.iter().map(|input| Ok((input.display().to_string(), self.hashes.path(&self.path.join(input))?))).collect()
     }
 
     /// The options an unfinished stage began with.
@@ -196,7 +198,7 @@ impl RunDir {
             if !path.exists() {
                 return Ok(Some(format!("its output `{}` is gone", path.display())));
             }
-            if file_hash(&path)? != *hash {
+            if self.hashes.file(&path)? != *hash {
                 return Ok(Some(format!("its output `{}` was changed after it was made", path.display())));
             }
         }
@@ -288,7 +290,7 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn hash_files(dir: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> Result<()> {
+fn hash_files(dir: &Path, prefix: &str, known: &KnownHashes, hashes: &mut BTreeMap<String, String>) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(|error| Error::io("list", dir, error))? {
         let entry = entry.map_err(|error| Error::io("list", dir, error))?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -296,9 +298,9 @@ fn hash_files(dir: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -
             continue;
         }
         if entry.path().is_dir() {
-            hash_files(&entry.path(), &format!("{name}/"), hashes)?;
+            hash_files(&entry.path(), &format!("{name}/"), known, hashes)?;
         } else {
-            hashes.insert(name, file_hash(&entry.path())?);
+            hashes.insert(name, known.file(&entry.path())?);
         }
     }
     Ok(())
