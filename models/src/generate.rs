@@ -245,6 +245,9 @@ fn draw_tokens(
     Ok(finished)
 }
 
+/// Tokens decoded in front of those that a stop string may take.
+const TOKENS_IN_FRONT: usize = 8;
+
 /// Why a text ends with its newest token, if it does.
 fn finish(text: &Text, tokenizer: Option<&Tokenizer>, options: &GenerateOptions) -> Option<FinishReason> {
     let newest = text.tokens.last().expect("a token was just drawn");
@@ -252,7 +255,11 @@ fn finish(text: &Text, tokenizer: Option<&Tokenizer>, options: &GenerateOptions)
         return Some(FinishReason::Stop);
     }
     if let (Some(tokenizer), false) = (tokenizer, options.sampling.stop.is_empty()) {
-        let answer = tokenizer.decode(&text.tokens);
+        // A text that ends now ends with its newest token, and a token is a byte or more; a few tokens in front of it keep what a
+        // tokenizer does to the first one of a text away from the place that counts.
+        let longest = options.sampling.stop.iter().map(String::len).max().unwrap_or_default();
+        let tail = &text.tokens[text.tokens.len().saturating_sub(longest + TOKENS_IN_FRONT)..];
+        let answer = tokenizer.decode(tail);
         if options.sampling.stop.iter().any(|stop| answer.contains(stop.as_str())) {
             return Some(FinishReason::StopString);
         }

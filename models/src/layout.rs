@@ -138,12 +138,8 @@ impl Layout {
             most_keys = most_keys.max((keys.len() - before) as i64);
         }
         let on_device = |starts: &[i32]| Tensor::from_slice(starts).to_device(device);
-        let starts = native::TextStarts {
-            queries: on_device(&query_starts),
-            keys: on_device(&key_starts),
-            most_queries,
-            most_keys,
-        };
+        let starts =
+            native::TextStarts { queries: on_device(&query_starts), keys: on_device(&key_starts), most_queries, most_keys };
         let repeats = segments.iter().any(|segment| segment.prefix.is_some());
         FlashTexts { starts, keys: repeats.then(|| Tensor::from_slice(&keys).to_device(device)) }
     }

@@ -59,6 +59,8 @@ pub struct HeldModel {
     n_adapter: u64,
     /// Values that the adapters of a block add to a token's activations.
     adapter_width: u64,
+    /// Whether its own parameters are those of another model in memory.
+    shares_weights: bool,
 }
 
 impl HeldModel {
@@ -75,6 +77,7 @@ impl HeldModel {
             n_trained: 0,
             n_adapter: 0,
             adapter_width: 0,
+            shares_weights: false,
         }
     }
 
@@ -103,6 +106,12 @@ impl HeldModel {
     pub fn with_adapter_values(self, n_values: usize, n_kept: usize) -> Self {
         let adapter_width = n_kept.div_ceil(self.config.n_layers().max(1)) as u64;
         Self { n_trained: 0, n_adapter: n_values as u64, adapter_width, ..self }
+    }
+
+    /// Its own parameters, none of which is trained, are those of another model in memory: two adapters over one base.
+    #[must_use]
+    pub fn sharing_weights(self) -> Self {
+        Self { shares_weights: true, ..self }
     }
 
     /// What it is for, for example `policy`.
@@ -273,7 +282,8 @@ pub fn tokens_that_fit(models: &[HeldModel], activities: impl Fn(usize) -> Vec<A
 
 impl HeldModel {
     fn weights(&self) -> u64 {
-        self.storage.weight_bytes() * self.n_parameters + 4 * self.n_adapter
+        let own = if self.shares_weights { 0 } else { self.n_parameters };
+        self.storage.weight_bytes() * own + 4 * self.n_adapter
     }
 
     fn gradients(&self) -> u64 {

@@ -88,8 +88,8 @@ pub fn estimate_training(config: &ModelConfig, options: &EstimateOptions) -> Vec
     rows
 }
 
-/// What a method holds and does. Models that are not trained share nothing here but the reference of adapters, which is the
-/// policy with its adapters off.
+/// What a method holds and does. Adapters share the policy's weights: the reference is the policy with its adapters off, and the
+/// value model starts at the policy's body.
 fn needs(
     method: &str,
     config: &ModelConfig,
@@ -111,6 +111,7 @@ fn needs(
             let mut others = vec![frozen("reward model", false)];
             others.extend((!adapters).then(|| frozen("reference", true)));
             let (policy, value) = (trained("policy", true), trained("value model", false));
+            let value = if adapters { value.sharing_weights() } else { value };
             MemoryNeeds::reinforcement(policy, value, others, trainee, options.rows, options.length)
         }
         _ => MemoryNeeds::training(trained("policy", true), trainee),
@@ -168,7 +169,11 @@ mod tests {
         // Weights, master copies and two moments alone: 2 + 4 + 8 bytes a parameter.
         assert!(find("sft", false, true).total_bytes > 14 * 6_738_415_616);
         assert!(rows.iter().filter(|row| !row.adapters).all(|row| !row.fits && row.most_tokens == 0));
-        assert!(["sft", "dpo", "reward_modeling"].iter().all(|method| find(method, true, true).fits));
+        assert!(["sft", "dpo", "reward_modeling", "ppo"].iter().all(|method| find(method, true, true).fits));
+        // Two sets of weights, the policy's and the reward model's: reference and value model add none.
+        let ppo = &find("ppo", true, true).parts;
+        let weights: u64 = ppo.iter().filter(|(part, _)| part.ends_with("weights")).map(|(_, bytes)| bytes).sum();
+        assert!((26_000_000_000..28_000_000_000).contains(&weights), "{weights}");
         assert!(find("sft", true, true).most_tokens > find("sft", true, false).most_tokens);
         // Weights that stay in 4 bytes leave an adapter's base 27 GB; it still fits.
         let mixed = estimate_training(&config, &EstimateOptions { storage: Storage::Mixed, ..options.clone() });

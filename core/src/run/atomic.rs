@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-
 use crate::error::{Error, Result};
 
 fn temporary(path: &Path) -> PathBuf {
