@@ -98,7 +98,7 @@ impl Learner for Sft {
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, Feedback, RecordedEvents};
-    use farmhand_models::{AdapterOutput, FreezeConfig, LanguageModel, LoraConfig};
+    use farmhand_models::{AdapterOutput, FreezeConfig, LanguageModel, LoraConfig, Precision};
 
     use super::*;
     use crate::testing::{
@@ -183,6 +183,22 @@ mod tests {
         let learned = learn(&config, &init, &demonstrations(8), &stage.context(&events)).expect("learned");
         let names = moved(&init, &learned);
         assert!(names.len() == 9 && names.iter().all(|name| name.starts_with("model.layers.1.")), "{names:?}");
+        assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config, &init, &demonstrations(8), ctx));
+    }
+
+    #[test]
+    fn activations_of_16_bits_learn_as_those_of_32_do_and_a_stopped_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let final_loss = |precision: Precision| {
+            let events = RecordedEvents::default();
+            let config = with(|train| train.passes.precision = precision);
+            learn(&config, &init, &demonstrations(8), &Stage::new().context(&events)).expect("learned");
+            events.scalars("sft/loss").last().expect("logged").1
+        };
+        let (exact, rounded) = (final_loss(Precision::F32), final_loss(Precision::Bf16));
+        assert!(exact != rounded && (exact - rounded).abs() < 0.1 * exact.max(0.5), "{exact} {rounded}");
+        let config = with(|train| train.passes.precision = Precision::Bf16);
         assert_resumes_exactly("sft/loss", 12, |ctx| learn(&config, &init, &demonstrations(8), ctx));
     }
 
