@@ -1,4 +1,4 @@
-//! The mathematics that methods share, as pure functions over tensors: no model, no file, no event.
+//! The mathematics that methods share, as pure functions over tensors and numbers: no model, no file, no event.
 //!
 //! Per-token numbers come in two shapes. *Flat* `[tokens]`: the response tokens of a batch row after row, as
 //! `farmhand_models` returns log-probabilities. *Padded* `[rollouts, tokens]` with a mask of ones (real) and
@@ -13,3 +13,4 @@ pub mod policy_gradient;
 pub mod reduction;
 pub mod reward_shaping;
 pub mod rollout;
+pub mod selection;
