@@ -1,7 +1,7 @@
 //! The command `farmhand`: reads the command line, answers help and mistakes at once, and hands work to
 //! `farmhand-engine`, the same command with libtorch. Loading libtorch takes half a second; `--help` must not.
 
-#[path = "cli/args.rs"]
+#[path = "cli/args/mod.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the engine reads the fields")]
 mod args;
 

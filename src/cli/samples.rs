@@ -74,10 +74,10 @@ pub(super) fn generate(args: &GenerateArgs, cli: &Cli, terminal: Terminal) -> Re
 
 /// `farmhand annotate`.
 pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
-    let spec = annotator_spec(&args.annotator, &args.common)?;
+    let spec = annotator_spec(&args.judge.annotator, &args.common)?;
     let session = session_for(&args.out, &args.common, terminal)?;
-    let model = args.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
-    let reward_model = open_reward_model(args.reward_model.as_ref(), &session)?;
+    let model = args.judge.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
+    let reward_model = open_reward_model(args.judge.reward_model.as_ref(), &session)?;
     let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
     let inputs: (&[&Path], _) = (&[&args.data], models.as_slice());
     let folder = StageFolder::open("annotate", &args.out, &args.common, to_json(&spec), inputs, session)?;
@@ -105,10 +105,10 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
 
 /// `farmhand evaluate`.
 pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
-    let spec = annotator_spec(&args.annotator, &args.common)?;
+    let spec = annotator_spec(&args.judge.annotator, &args.common)?;
     let session = session_for(&args.out, &args.common, terminal)?;
-    let model = args.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
-    let reward_model = open_reward_model(args.reward_model.as_ref(), &session)?;
+    let model = args.judge.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
+    let reward_model = open_reward_model(args.judge.reward_model.as_ref(), &session)?;
     let files: Vec<&Path> =
         [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
     let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
@@ -144,8 +144,9 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
         let name = |generator: Option<&String>| generator.cloned();
         let evaluated = first.and_then(|j| name(j.comparison.generator_2.as_ref())).unwrap_or_else(|| "model".to_owned());
         let reference = first.and_then(|j| name(j.comparison.generator_1.as_ref())).unwrap_or_else(|| "reference".to_owned());
-        let judge =
-            first.and_then(|j| j.annotation()).map_or_else(|| args.annotator.clone(), |annotation| annotation.annotator.clone());
+        let judge = first
+            .and_then(|j| j.annotation())
+            .map_or_else(|| args.judge.annotator.clone(), |annotation| annotation.annotator.clone());
         let mut names = vec!["win_rate"];
         names.extend((!answers.is_empty()).then_some("length"));
         names.extend((!rewards.is_empty()).then_some("mean_reward"));

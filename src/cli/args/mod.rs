@@ -1,9 +1,15 @@
 //! The command line: every subcommand with its options and examples. Depends on clap alone, for both binaries share it:
 //! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does the work.
 
+mod checkpoint;
+mod inspect;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use checkpoint::*;
+pub use inspect::*;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]
@@ -266,6 +272,20 @@ pub struct SampleArgs {
     pub common: Common,
 }
 
+/// Who judges, and the models that judges may use.
+#[derive(Debug, Args)]
+pub struct JudgeArgs {
+    /// The annotator's name; `farmhand list annotator` shows them.
+    #[arg(long, default_value = "pool")]
+    pub annotator: String,
+    /// The language model that annotators with a taste for likely answers use.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// The reward model for the mean reward, where it is measured, and for annotators that name none.
+    #[arg(long)]
+    pub reward_model: Option<PathBuf>,
+}
+
 /// `farmhand annotate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -279,15 +299,9 @@ pub struct AnnotateArgs {
     /// The folder to write `judgements.jsonl` and `preferences.jsonl` to.
     #[arg(long)]
     pub out: PathBuf,
-    /// The annotator's name; `farmhand list annotator` shows them.
-    #[arg(long, default_value = "pool")]
-    pub annotator: String,
-    /// The language model that annotators with a taste for likely answers use.
-    #[arg(long)]
-    pub model: Option<PathBuf>,
-    /// The reward model that annotators use which name none.
-    #[arg(long)]
-    pub reward_model: Option<PathBuf>,
+    /// Judges.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
     /// Common options.
     #[command(flatten)]
     pub common: Common,
@@ -345,15 +359,9 @@ pub struct EvaluateArgs {
     /// The folder to write `judgements.jsonl` and `report.json` to.
     #[arg(long)]
     pub out: PathBuf,
-    /// The annotator's name; `farmhand list annotator` shows them.
-    #[arg(long, default_value = "pool")]
-    pub annotator: String,
-    /// The language model that annotators with a taste for likely answers use.
-    #[arg(long)]
-    pub model: Option<PathBuf>,
-    /// The reward model for the mean reward, and for annotators that name none.
-    #[arg(long)]
-    pub reward_model: Option<PathBuf>,
+    /// Judges.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
     /// Common options.
     #[command(flatten)]
     pub common: Common,
@@ -396,252 +404,4 @@ pub struct ScoreArgs {
     /// Common options.
     #[command(flatten)]
     pub common: Common,
-}
-
-/// `farmhand checkpoint`.
-#[derive(Debug, Args)]
-pub struct CheckpointArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: CheckpointCommand,
-}
-
-/// The subcommands of `farmhand checkpoint`.
-#[derive(Debug, Subcommand)]
-pub enum CheckpointCommand {
-    /// Describe a model: architecture, sizes, weights, tokens, memory.
-    Show(ShowArgs),
-    /// Fetch models from the Hugging Face hub into the cache.
-    Fetch(FetchArgs),
-    /// Merge a low-rank adapter, made by farmhand or PEFT, with the model it changes.
-    Merge(MergeArgs),
-    /// Restore a model from its base and a published weight difference, as AlpacaFarm released its models.
-    Recover(RecoverArgs),
-}
-
-/// `farmhand checkpoint show`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand checkpoint show my-sft
-  farmhand checkpoint show HuggingFaceTB/SmolLM2-135M-Instruct     fetches everything but the weights
-  farmhand checkpoint show my-sft --json")]
-pub struct ShowArgs {
-    /// The model: a Hugging Face folder or a hub id.
-    pub model: PathBuf,
-}
-
-/// `farmhand checkpoint fetch`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand checkpoint fetch HuggingFaceTB/SmolLM2-135M-Instruct
-  farmhand checkpoint fetch meta-llama/Llama-3.2-1B@main           with HF_TOKEN, where a model asks for one
-
-The folder is printed. It lies in the cache that Python's tools share (HF_HOME); every file is checked against its hash, and
-an interrupted download goes on where it stopped. HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_HUB_DOWNLOAD_TIMEOUT are
-honoured too.")]
-pub struct FetchArgs {
-    /// The models: `owner/name`, `owner/name@revision` or `hf:owner/name`.
-    #[arg(required = true, value_name = "ID")]
-    pub models: Vec<PathBuf>,
-}
-
-/// `farmhand checkpoint merge`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand checkpoint merge --adapter my-dpo/checkpoint --out merged
-  farmhand checkpoint merge --adapter peft-adapter --base HuggingFaceTB/SmolLM2-135M-Instruct --out merged
-
-What is made is a whole Hugging Face folder. Merging is needed for programs that take no adapters: every farmhand command reads
-an adapter's folder as it is, as long as the base model is where the adapter says.")]
-pub struct MergeArgs {
-    /// The adapter: a folder with adapter_config.json and adapter_model.safetensors.
-    #[arg(long)]
-    pub adapter: PathBuf,
-    /// The model that it changes: a Hugging Face folder or a hub id; unset: the one that it names.
-    #[arg(long)]
-    pub base: Option<PathBuf>,
-    /// The folder to make.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    pub threads: u16,
-}
-
-/// `farmhand checkpoint recover`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand checkpoint recover --base llama-7b-hf --diff tatsu-lab/alpaca-farm-ppo-sim-wdiff --out ppo-sim
-  farmhand checkpoint recover --base llama-7b-hf --diff reward-model-human-wdiff --out rm-human --dtype bf16
-
-The sum over all tensors is compared with the one in the difference's model_sum.txt; a wrong base is an error. Weights are
-read as safetensors or as torch's .bin files, of which no code is run, one tensor at a time.")]
-pub struct RecoverArgs {
-    /// The model that the difference was taken from: a Hugging Face folder or a hub id.
-    #[arg(long)]
-    pub base: PathBuf,
-    /// The published difference: a folder or a hub id.
-    #[arg(long)]
-    pub diff: PathBuf,
-    /// The folder to make.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// The type of the weights written; the sum is taken before rounding.
-    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
-    pub dtype: DtypeArg,
-    /// The sum over all tensors, where the difference has no model_sum.txt.
-    #[arg(long, value_name = "SUM", allow_negative_numbers = true)]
-    pub expected_sum: Option<f64>,
-    /// Compare the sum with nothing; then nothing says whether the base is the right one.
-    #[arg(long, conflicts_with = "expected_sum")]
-    pub unchecked: bool,
-    /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    pub threads: u16,
-}
-
-/// `--dtype`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum DtypeArg {
-    /// 4 bytes a parameter, as computed.
-    F32,
-    /// 2 bytes a parameter, rounded.
-    Bf16,
-    /// 2 bytes a parameter, rounded.
-    F16,
-}
-
-/// `farmhand list`.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Only this kind: learner, policy, reward_model, annotator or evaluator.
-    pub kind: Option<String>,
-}
-
-/// `farmhand describe`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand describe ppo
-  farmhand describe experiment          the experiment file itself
-  farmhand describe --all --markdown    the whole reference")]
-pub struct DescribeArgs {
-    /// The component's name; `experiment` is the experiment file.
-    #[arg(required_unless_present = "all")]
-    pub name: Option<String>,
-    /// Everything.
-    #[arg(long)]
-    pub all: bool,
-    /// As Markdown.
-    #[arg(long)]
-    pub markdown: bool,
-}
-
-/// `farmhand init`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand init                              writes experiment.toml, the embedded demo
-  farmhand init mine.toml --methods dpo,ppo  with these methods, every option and its meaning")]
-pub struct InitArgs {
-    /// The file to write; an existing one is left alone.
-    #[arg(default_value = "experiment.toml")]
-    pub path: PathBuf,
-    /// The methods to compare, separated by commas.
-    #[arg(long, value_delimiter = ',', default_value = "dpo,ppo")]
-    pub methods: Vec<String>,
-}
-
-/// `farmhand bench`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand bench                                            a built-in model of two million parameters, about a minute
-  farmhand bench --model SmolLM2-135M --threads 1 --seconds 20
-  farmhand bench --phases sft,dpo,generate_64 --json > bench.json
-  farmhand bench --write-model tiny --data alpaca.jsonl     the built-in model as a folder, its tokenizer trained on the data
-
-Phases: score, sft, dpo, reward_model, ppo, generate_1, generate_16, generate_64, generate_256, best_of_16. Each is a
-subcommand of its own in a fresh process. Tokens are real ones; \"of bound\" compares with the machine's own rates of matrix
-products and of reading memory, which are measured first. \"MFU\" counts operations by the usual convention, \"needed\" what
-the result needs. \"overhead\" is time outside of tensor work, \"expected\" the memory that the learner foretold. On a machine
-that does other work at the time, the figures are those of what is left.")]
-pub struct BenchArgs {
-    /// The model: a Hugging Face folder; unset: a random one of two million parameters.
-    #[arg(long)]
-    pub model: Option<PathBuf>,
-    /// Demonstrations to work on, in any of the field's formats; unset: made ones.
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// What to measure, separated by commas; unset: everything.
-    #[arg(long, value_delimiter = ',')]
-    pub phases: Vec<String>,
-    /// Seconds that a phase should take, about.
-    #[arg(long, default_value_t = 4.0, value_parser = positive)]
-    pub seconds: f64,
-    /// CPU threads; 0 takes `OMP_NUM_THREADS`, or one per core.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    pub threads: u16,
-    /// Where tensors live.
-    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
-    pub device: DeviceArg,
-    /// Write the built-in model to this folder instead of measuring.
-    #[arg(long, value_name = "DIR", conflicts_with = "model")]
-    pub write_model: Option<PathBuf>,
-}
-
-/// `farmhand estimate`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand estimate --model Llama-2-7b --memory-gb 80              every method, whole model and adapters
-  farmhand estimate --model config.json --storage f32 --tokens 2048 --json
-
-\"most tokens\" is the largest forward pass that would fit. PPO holds a policy, a value model, a reward model and, unless
-adapters are trained, a reference of the policy's size.")]
-pub struct EstimateArgs {
-    /// A model folder, or a config.json; no weights are needed.
-    #[arg(long)]
-    pub model: PathBuf,
-    /// Memory of the device, in units of 10⁹ bytes.
-    #[arg(long, default_value_t = 80.0, value_parser = positive)]
-    pub memory_gb: f64,
-    /// How numbers are kept.
-    #[arg(long, value_enum, default_value_t = StorageArg::Mixed)]
-    pub storage: StorageArg,
-    /// Rank of the adapters.
-    #[arg(long, default_value_t = 16)]
-    pub rank: usize,
-    /// Tokens in one forward pass.
-    #[arg(long, default_value_t = 8192)]
-    pub tokens: usize,
-    /// Sequences sampled at a time.
-    #[arg(long, default_value_t = 64)]
-    pub rows: usize,
-    /// Prompt and answer of a sampled sequence together, in tokens.
-    #[arg(long, default_value_t = 1024)]
-    pub length: usize,
-}
-
-/// `--storage`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StorageArg {
-    /// Everything in 4 bytes, as learners do on the CPU.
-    F32,
-    /// Weights in 4 bytes, activations in 2, as learners do on a GPU.
-    Mixed,
-    /// Weights in 2 bytes with master copies of what is trained; on paper only, no learner does this yet.
-    Bf16,
-}
-
-/// A number above 0.
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err("expected a number above 0".to_owned()),
-    }
 }
