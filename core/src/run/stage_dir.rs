@@ -74,6 +74,14 @@ impl StageDir {
         Ok(path)
     }
 
+    /// Removes an output folder; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove_dir(&self, name: &str) -> Result<()> {
+        remove(&self.path.join(name))
+    }
+
     /// Saves the state after `step` steps: everything needed to go on from there with the same bytes. The states
     /// before it are removed once it is safely on the disk.
     ///
@@ -118,11 +126,7 @@ impl StageDir {
     /// # Errors
     /// When the disk refuses.
     pub fn clear_state(&self) -> Result<()> {
-        let path = self.state_dir();
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
-            _ => Ok(()),
-        }
+        remove(&self.state_dir())
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -149,6 +153,14 @@ impl StageDir {
     }
 }
 
+/// Removes a folder and what is in it.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
 fn write_error(path: &Path, error: serde_json::Error) -> Error {
     if error.is_io() { Error::io("write", path, error.into()) } else { Error::other("a record is not JSON").with_source(error) }
 }
@@ -172,5 +184,8 @@ mod tests {
         assert_eq!(stage.states().expect("listed").len(), 1);
         stage.clear_state().expect("cleared");
         assert!(stage.latest_state().expect("listed").is_none());
+        stage.write_dir("out", fill).expect("made");
+        stage.remove_dir("out").expect("removed");
+        assert!(!stage.path().join("out").exists() && stage.remove_dir("out").is_ok());
     }
 }

@@ -85,11 +85,7 @@ impl Rounds {
         self.start = Checkpoint::open(made)?;
         round.stage.clear_state()?;
         if let Some(before) = round.number.checked_sub(1) {
-            let dir = self.path(before).join("checkpoint");
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &dir, error)),
-                _ => {}
-            }
+            StageDir::create(self.path(before))?.remove_dir("checkpoint")?;
         }
         self.next = round.number + 1;
         Ok(())
