@@ -7,5 +7,5 @@ mod sft;
 
 pub use dpo::DpoConfig;
 pub use ppo::{PpoConfig, ValueInit};
-pub use reward_modeling::RewardModelingConfig;
+pub use reward_modeling::{LearnFrom, RewardModelingConfig};
 pub use sft::SftConfig;

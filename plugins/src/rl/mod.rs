@@ -8,6 +8,7 @@ pub mod advantage;
 pub mod bradley_terry;
 pub mod kl;
 pub mod masked;
+pub mod pair_accuracy;
 pub mod pairwise;
 pub mod policy_gradient;
 pub mod reduction;
