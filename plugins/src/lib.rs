@@ -24,6 +24,7 @@ mod tests {
     #[test]
     fn every_component_is_registered_and_its_defaults_read_back() {
         for (kind, name) in [
+            (ComponentKind::Learner, "attribute_regression"),
             (ComponentKind::Learner, "dpo"),
             (ComponentKind::Learner, "ppo"),
             (ComponentKind::Learner, "reward_modeling"),
@@ -31,6 +32,7 @@ mod tests {
             (ComponentKind::Policy, "best_of_n"),
             (ComponentKind::Policy, "causal_lm"),
             (ComponentKind::Policy, "openai_server"),
+            (ComponentKind::RewardModel, "attributes"),
             (ComponentKind::RewardModel, "bradley_terry"),
             (ComponentKind::RewardModel, "ensemble"),
             (ComponentKind::RewardModel, "length"),
@@ -89,6 +91,8 @@ mod tests {
             "value_init": "policy",
         });
         assert_eq!(problems("ppo", ppo), []);
+        let lists = json!({ "learn_from": "all_pairs", "margin": "llama2_small", "ties": { "davidson": { "nu": 1.0 } } });
+        assert_eq!(problems("reward_modeling", lists), []);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Learners: from a checkpoint and feedback to a better checkpoint, one method a file.
 
+mod attribute_regression;
 mod dpo;
 mod ppo;
 mod reward_modeling;
 mod sft;
 
+pub use attribute_regression::AttributeRegressionConfig;
 pub use dpo::DpoConfig;
 pub use ppo::{PpoConfig, ValueInit};
 pub use reward_modeling::{LearnFrom, RewardModelingConfig};

@@ -1,5 +1,7 @@
 //! Reward models: a score for an answer.
 
+mod attribute_heads;
+mod attributes;
 mod bradley_terry;
 mod ensemble;
 mod length;
@@ -7,6 +9,8 @@ mod likelihood;
 mod reading_rule;
 mod scoring;
 
+pub use attribute_heads::AttributeHeads;
+pub use attributes::AttributesConfig;
 pub use bradley_terry::BradleyTerryConfig;
 pub use ensemble::{Combine, EnsembleConfig};
 pub use length::LengthConfig;

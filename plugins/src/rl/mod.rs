@@ -5,6 +5,7 @@
 //! zeros (padding), where a recursion over time needs columns. Every function works in the kind of its inputs.
 
 pub mod advantage;
+pub mod attributes;
 pub mod bradley_terry;
 pub mod kl;
 pub mod masked;
