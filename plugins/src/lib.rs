@@ -5,6 +5,7 @@
 //! part of [`training`], or part of `farmhand_models`. A binary that wants these components in its registry links them
 //! with `use farmhand_plugins as _;`.
 
+pub mod annotators;
 pub mod learners;
 pub mod policies;
 pub mod reward_models;
@@ -27,16 +28,19 @@ mod tests {
             (ComponentKind::Learner, "attribute_regression"),
             (ComponentKind::Learner, "dpo"),
             (ComponentKind::Learner, "ppo"),
+            (ComponentKind::Learner, "preference_modeling"),
             (ComponentKind::Learner, "reward_modeling"),
             (ComponentKind::Learner, "sft"),
             (ComponentKind::Policy, "best_of_n"),
             (ComponentKind::Policy, "causal_lm"),
             (ComponentKind::Policy, "openai_server"),
+            (ComponentKind::Annotator, "preference_model"),
             (ComponentKind::RewardModel, "attributes"),
             (ComponentKind::RewardModel, "bradley_terry"),
             (ComponentKind::RewardModel, "ensemble"),
             (ComponentKind::RewardModel, "length"),
             (ComponentKind::RewardModel, "likelihood"),
+            (ComponentKind::RewardModel, "preference_model"),
         ] {
             assert!(component_names(kind).contains(&name), "{name}");
         }

@@ -209,7 +209,7 @@ fn xtask_depends_on_std_alone() {
 }
 
 /// The folders of `plugins/src` in which each file is a component.
-const COMPONENT_FOLDERS: [&str; 3] = ["policies", "reward_models", "learners"];
+const COMPONENT_FOLDERS: [&str; 4] = ["policies", "reward_models", "annotators", "learners"];
 
 /// Imports of one component by another; what several share is a pure function in `rl/`, part of `models`, or a file that
 /// registers nothing.

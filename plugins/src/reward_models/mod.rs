@@ -6,6 +6,8 @@ mod bradley_terry;
 mod ensemble;
 mod length;
 mod likelihood;
+mod pair_reading;
+mod preference_model;
 mod reading_rule;
 mod scoring;
 
@@ -15,4 +17,6 @@ pub use bradley_terry::BradleyTerryConfig;
 pub use ensemble::{Combine, EnsembleConfig};
 pub use length::LengthConfig;
 pub use likelihood::LikelihoodConfig;
+pub use pair_reading::{AnswerPair, PairReader, PairReading, both_orders, p_first};
+pub use preference_model::PreferenceModelConfig;
 pub use reading_rule::ReadingRule;
