@@ -217,33 +217,40 @@ def reward_model(comparison):
              f"{arguments.n_pairs} pairs, {arguments.batch} a step")
 
 
-def ppo(comparison):
-    """farmhand's PPO beside TRL's GRPO: TRL 1.16 has no PPO. PPO does more: it also runs and trains a value model."""
-    arguments = comparison.arguments
-    steps, rollouts, batch = (1, 8, 8) if arguments.quick else (2, 64, 16)
-    new_tokens = min(arguments.new_tokens, 96)
-    pairs, prompts = comparison.pairs(), comparison.prompts(rollouts)
-    judge = comparison.folder / "judge"
-    if not judge.exists():
-        comparison.farmhand.reward_model(comparison.model, str(pairs), arguments.batch, out=judge)
-    few = {"micro_batch_size": batch}
+def online(method):
+    """Steps of `method` beside TRL's GRPO: TRL 1.16 has no PPO. PPO does more: it also runs and trains a value model."""
 
-    def farmhand():
-        result = comparison.farmhand.ppo(comparison.model, str(judge), str(prompts), steps, rollouts, batch, new_tokens, **few)
-        numbers = result["scalars"]
-        tokens = round(sum(numbers["ppo/response_length"]) * rollouts)
-        secs = phase_secs(result, "proximal policy optimisation")
-        parts = {part: sum(numbers[f"ppo/{part}_secs"]) for part in ("rollout", "score", "update") if f"ppo/{part}_secs" in numbers}
-        return ours(result, secs, tokens, parts=parts, steps=steps, mean_length=tokens / rollouts / steps)
+    def run(comparison):
+        arguments = comparison.arguments
+        steps, rollouts, batch, group = (1, 8, 8, 4) if arguments.quick else (1, 32, 16, 8)
+        new_tokens = min(arguments.new_tokens, 96)
+        pairs, prompts = comparison.pairs(), comparison.prompts(rollouts)
+        judge = comparison.folder / "judge"
+        if not judge.exists():
+            comparison.farmhand.reward_model(comparison.model, str(pairs), arguments.batch, out=judge)
 
-    def peer():
-        return comparison.peer("ppo", "TRL GRPOTrainer", prompts, rollouts=rollouts, group=4 if arguments.quick else 8, steps=steps,
-                               new_tokens=new_tokens, reward_model=str(judge / "checkpoint"), batch=batch)
+        def farmhand():
+            given = (comparison.model, str(judge), str(prompts), steps, rollouts)
+            if method == "ppo":
+                result = comparison.farmhand.ppo(*given, batch, new_tokens)
+            else:
+                result = comparison.farmhand.grpo(*given, group, new_tokens)
+            numbers = result["scalars"]
+            tokens = round(sum(numbers[f"{method}/response_length"]) * rollouts)
+            parts = {part: sum(numbers[f"{method}/{part}_secs"]) for part in ("rollout", "score", "update") if f"{method}/{part}_secs" in numbers}
+            # Of the phases, tokenising and the steps, the steps are the long one.
+            return ours(result, max(result["phases"].values()), tokens, parts=parts, steps=steps, mean_length=tokens / rollouts / steps)
 
-    comparison.measure("ppo", {"farmhand": farmhand, "TRL GRPOTrainer": peer},
-                       f"{steps} steps of {rollouts} rollouts of at most {new_tokens} tokens; tokens/s are sampled tokens over the "
-                       "whole step; farmhand runs PPO with a value model, TRL runs GRPO (half the updating), both with a "
-                       "reference and a reward model")
+        def peer():
+            return comparison.peer("ppo", "TRL GRPOTrainer", prompts, rollouts=rollouts, group=group, steps=steps, new_tokens=new_tokens,
+                                   reward_model=str(judge / "checkpoint"), batch=batch)
+
+        what = "farmhand runs PPO with a value model, TRL runs GRPO (half the updating)" if method == "ppo" else "GRPO on both sides"
+        comparison.measure(method, {"farmhand": farmhand, "TRL GRPOTrainer": peer},
+                           f"{steps} step of {rollouts} rollouts of at most {new_tokens} tokens; tokens/s are sampled tokens over the "
+                           f"whole step; {what}, both with a reference and a reward model")
+
+    return run
 
 
 def score(comparison):
@@ -295,7 +302,8 @@ def generation(n, samples=1):
 
 
 PHASES = {
-    "sft": sft, "dpo": dpo, "reward_model": reward_model, "ppo": ppo, "score": score,
+    "sft": sft, "dpo": dpo, "reward_model": reward_model, "ppo": online("ppo"), "grpo": online("grpo"),
+    "score": score,
     "generate_1": generation(1), "generate_16": generation(16), "generate_64": generation(64), "best_of_16": generation(1, samples=16),
 }
 

@@ -74,6 +74,12 @@ class Farmhand:
         command = ["learn", "ppo", "--model", model, "--reward-model", reward_model, "--data", data, "--template", "alpaca"]
         return self.run(command, settings=settings)
 
+    def grpo(self, model, reward_model, data, steps, rollouts, group, new_tokens, **options):
+        settings = [f"steps={steps}", f"prompts_per_step={rollouts // group}", f"samples_per_prompt={group}", f"batch_size={rollouts}",
+                    f"max_new_tokens={new_tokens}", "inner_epochs=1", "kl_weight=0.05", "optim.lr=1e-6", *extra(options)]
+        command = ["learn", "grpo", "--model", model, "--reward-model", reward_model, "--data", data, "--template", "alpaca"]
+        return self.run(command, settings=settings)
+
     def score(self, model, data):
         return self.run(["score", "--model", model, "--data", data, "--template", "alpaca"])
 
