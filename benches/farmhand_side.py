@@ -61,7 +61,7 @@ class Farmhand:
         return self.run(["sft", "--model", model, "--data", data, "--template", "alpaca"], settings=settings)
 
     def dpo(self, model, data, batch, **options):
-        settings = ["epochs=1", f"batch_size={batch}", "optim.lr=1e-6", *extra(options)]
+        settings = ["epochs=1", f"batch_size={batch}", "optim.lr=1e-6", "reference_cache=false", *extra(options)]
         return self.run(["learn", "dpo", "--model", model, "--data", data, "--template", "alpaca"], settings=settings)
 
     def reward_model(self, model, data, batch, out=None, **options):
