@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use farmhand_core::run::{StageDir, hash_path};
-use farmhand_core::types::{Demonstration, Instruction, PreferencePair};
+use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, Response, ScoredCompletion};
 use farmhand_core::{
-    CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, NoEvents, PollingExecutor, RecordedEvents, Result, RunContext,
-    Seed,
+    BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
+    PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
 };
 use farmhand_models::{
-    BatchLayout, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile, Schedule,
-    TextCodec, Tokenizer, train_bpe, write_checkpoint,
+    BatchLayout, Ending, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile,
+    Schedule, TextCodec, TokenBatch, Tokenizer, selected_log_probs_no_grad, train_bpe, write_checkpoint,
 };
 use tch::Tensor;
 use tempfile::TempDir;
@@ -124,8 +124,68 @@ pub(crate) fn pairs(n: usize) -> Vec<PreferencePair> {
     instructions(n).into_iter().enumerate().map(pair).collect()
 }
 
-/// Asks to stop when a scalar of a step arrives, and copies the stage's saved states as they are then: what a killed
-/// process would have left.
+/// Answers to different instructions with these scores; no two answers are the same.
+pub(crate) fn scored(scores: &[f64]) -> Vec<ScoredCompletion> {
+    let endings = ["good", "bad", "the mat", "one two", "yes", "no"];
+    let answer = |(i, (instruction, &score)): (usize, (Instruction, &f64))| {
+        let output = format!("{} {}", endings[i % 6], ["cat", "sat", "say"][i / 6 % 3]);
+        let (model, finish) = ("test".to_owned(), FinishReason::Stop);
+        let completion = Completion { instruction, output, model, sample: 0, finish, n_tokens: 4, log_prob: None };
+        ScoredCompletion { completion, score }
+    };
+    instructions(scores.len()).into_iter().zip(scores).enumerate().map(answer).collect()
+}
+
+/// The log-probability of a whole answer with its end, in nats.
+pub(crate) fn likelihood(checkpoint: &Checkpoint, instruction: &Instruction, output: &str) -> f64 {
+    let codec = TextCodec::load(checkpoint, None).expect("a codec");
+    let model = LanguageModel::load(checkpoint.path(), tch::Device::Cpu).expect("loaded");
+    let text = codec.encode(instruction, output, Ending::WithEos).expect("encoded");
+    let batch = TokenBatch::new(&[&text], BatchLayout::Packed, tch::Device::Cpu).expect("made");
+    selected_log_probs_no_grad(&model, &batch).0.sum(tch::Kind::Double).double_value(&[])
+}
+
+/// Likes the letter e: its share of the answer's characters.
+pub(crate) struct LikesE;
+
+impl RewardModel for LikesE {
+    fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
+        let share = |text: &str| text.chars().filter(|c| *c == 'e').count() as f64 / text.chars().count().max(1) as f64;
+        Ok(items.iter().map(|item| share(item.output)).collect())
+    }
+}
+
+/// Likes everything alike.
+pub(crate) struct Constant;
+
+impl RewardModel for Constant {
+    fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
+        Ok(vec![0.25; items.len()])
+    }
+}
+
+/// Lets a learner that answers and scores itself learn from `n` instructions.
+pub(crate) fn learn_from_prompts(
+    config: &dyn LearnerConfig,
+    n: usize,
+    init: &Checkpoint,
+    reward_model: &mut dyn RewardModel,
+    ctx: &RunContext<'_>,
+) -> Result<Checkpoint> {
+    let instructions = instructions(n);
+    let inputs = LearnerInputs {
+        init,
+        reference: None,
+        feedback: Feedback::Prompts(&instructions),
+        validation: None,
+        reward_model: Some(reward_model),
+        annotator: None,
+    };
+    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+}
+
+/// Asks to stop when a scalar of a step arrives, and copies the stage's folder as it is then: what a killed process would have
+/// left.
 struct Interrupter<'a> {
     stage: &'a Stage,
     scalar: &'a str,
@@ -139,7 +199,7 @@ impl EventSink for Interrupter<'_> {
         let Event::Scalar { name, step, .. } = event else { return };
         if name == self.scalar && step == self.step {
             let _guard = self.lock.lock().expect("nobody panicked");
-            copy_folder(&self.stage.stage.path().join("state"), &self.killed.join("state"));
+            copy_folder(self.stage.stage.path(), self.killed);
             self.stage.cancel.cancel();
         }
     }
@@ -172,7 +232,8 @@ pub(crate) fn assert_resumes_exactly(scalar: &str, step: u64, run: impl Fn(&RunC
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     let stopped = Stage { cancel: CancelFlag::new(), ..stopped };
     for stage in [stopped, killed] {
-        assert!(stage.stage.latest_state().expect("listed").is_some(), "nothing was saved before the interruption");
+        let saved = stage.stage.latest_state().expect("listed").is_some() || stage.stage.path().join("rounds").is_dir();
+        assert!(saved, "nothing was saved before the interruption");
         let again = RecordedEvents::default();
         let checkpoint = run(&stage.context(&again)).expect("learned");
         assert_eq!(hash_path(checkpoint.path()).expect("hashed"), expected);

@@ -9,6 +9,7 @@ use farmhand_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rl::selection::best;
 use crate::training::Ranges;
 
 register! {
@@ -81,17 +82,12 @@ impl Policy for BestOfN {
             .map(|candidate| Response { instruction: &candidate.instruction, output: &candidate.output })
             .collect();
         let scores = checked::score(self.reward_model.as_mut(), &responses, ctx)?;
-        let best = scores.chunks(self.n as usize).enumerate().map(|(group, scores)| {
-            let candidate = &candidates[group * self.n as usize + first_best(scores)];
+        let winners = scores.chunks(self.n as usize).enumerate().map(|(group, scores)| {
+            let candidate = &candidates[group * self.n as usize + best(scores).unwrap_or(0)];
             Completion { model: self.name.clone(), sample: (group % sampling.n as usize) as u32, ..candidate.clone() }
         });
-        Ok(best.collect())
+        Ok(winners.collect())
     }
-}
-
-/// The index of the highest score; the first of equal ones.
-fn first_best(scores: &[f64]) -> usize {
-    scores.iter().enumerate().fold(0, |best, (i, score)| if *score > scores[best] { i } else { best })
 }
 
 #[cfg(test)]
@@ -102,13 +98,6 @@ mod tests {
 
     use super::*;
     use crate::testing::{Stage, instructions, tiny_checkpoint};
-
-    #[test]
-    fn of_equal_scores_the_first_wins() {
-        assert_eq!(first_best(&[1.0, 3.0, 3.0, 2.0]), 1);
-        assert_eq!(first_best(&[0.0, 0.0]), 0);
-        assert_eq!(first_best(&[-2.0, -1.0]), 1);
-    }
 
     #[test]
     fn the_longest_of_n_answers_wins_under_the_length_reward_model() {

@@ -7,6 +7,7 @@
 pub mod advantage;
 pub mod attributes;
 pub mod bradley_terry;
+pub mod full_distribution;
 pub mod kl;
 pub mod masked;
 pub mod pair_accuracy;

@@ -114,6 +114,15 @@ impl MemoryNeeds {
         }
     }
 
+    /// A policy that is trained on texts that it sampled, with frozen models beside it that score these. `rows` texts of at most
+    /// `length` tokens are sampled at a time.
+    pub fn imitation_of_samples(policy: HeldModel, frozen: Vec<HeldModel>, trainee: Trainee, rows: usize, length: usize) -> Self {
+        let mut activities = vec![Activity::Generate { model: 0, rows, length }];
+        activities.extend((1..=frozen.len()).map(|model| Activity::Score { model, pass: trainee.first }));
+        activities.extend(trainee.passes(0));
+        Self { models: std::iter::once(policy).chain(frozen).collect(), activities }
+    }
+
     /// A policy and a value model that are trained on sampled texts, with frozen models beside them that score these.
     /// `rows` texts of at most `length` tokens are sampled at a time.
     pub fn reinforcement(

@@ -2,26 +2,34 @@
 //! is trained, memory.
 
 mod answers;
+mod control;
+mod fine_tuning;
 mod imitation;
 mod learner_options;
 mod log_prob_cache;
+mod log_ratios;
 mod memory;
 mod micro_batching;
 mod options;
 mod records;
 mod reference;
 mod rounds;
+mod scored_answers;
 mod steps;
 mod trained_part;
 
 pub use answers::{Answerer, sample_answers, score_answers};
+pub use control::Controls;
+pub use fine_tuning::{FineTuning, Imitated};
 pub use imitation::{imitation_loss, imitation_step};
 pub use learner_options::{PassOptions, TrainOptions};
+pub use log_ratios::{answer_log_probs, log_ratios};
 pub use memory::{MemoryNeeds, Trainee, held};
 pub use micro_batching::MicroBatching;
 pub use options::Ranges;
 pub use records::{Record, TokenLimit, admit, ids_of, record_batch, text_places};
 pub use reference::{Reference, is_same_model, load_reference};
-pub use rounds::{Round, Rounds};
+pub use rounds::{LaterSteps, Round, RoundStart, Rounds};
+pub use scored_answers::{answerable, best_answers, instructions_of_round, log_scored, scored_answers, scores_of};
 pub use steps::{Step, Task, Training, shuffled_steps};
 pub use trained_part::start_training;

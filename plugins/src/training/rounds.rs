@@ -14,7 +14,19 @@
 use std::path::{Path, PathBuf};
 
 use farmhand_core::run::StageDir;
-use farmhand_core::{Checkpoint, Error, Result, RunContext};
+use farmhand_core::{ADAPTER_CONFIG, Checkpoint, Error, Event, EventSink, Result, RunContext};
+use farmhand_models::AdapterOutput;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::learner_options::PassOptions;
+use super::options::Ranges;
+
+/// The file of a round that tells how many optimiser steps it makes.
+const STEPS_FILE: &str = "n_steps.txt";
+
+/// Where an adapter lies beside the weights it was merged into.
+const ADAPTER_FOLDER: &str = "adapter";
 
 /// The rounds of a learner.
 #[derive(Debug)]
@@ -39,6 +51,27 @@ impl Round {
     /// The learner's context for this round: a folder and a seed of its own.
     pub fn context<'a>(&'a self, ctx: &RunContext<'a>) -> RunContext<'a> {
         RunContext { stage: &self.stage, seed: ctx.seed.child("round", self.number), ..*ctx }
+    }
+}
+
+/// Which weights a round's training starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundStart {
+    /// What the round before made.
+    #[default]
+    Previous,
+    /// What the learner was given, every round.
+    Initial,
+}
+
+impl RoundStart {
+    /// The checkpoint; `init` is what the learner was given.
+    pub fn of<'a>(self, round: &'a Round, init: &'a Checkpoint) -> &'a Checkpoint {
+        match self {
+            Self::Previous => &round.start,
+            Self::Initial => init,
+        }
     }
 }
 
@@ -91,15 +124,69 @@ impl Rounds {
         Ok(())
     }
 
-    /// What the last round made, as the learner's own checkpoint.
+    /// What the last round made, as the learner's own checkpoint. An adapter that lies beside merged weights is left out when it
+    /// changes the model of an earlier round, which is gone.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn result(self, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let made = ctx.stage.checkpoint_dir();
         let name = made.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        ctx.stage.write_dir(&name, |dir| copy_folder(self.start.path(), dir))?;
+        let left_out = self.has_adapter_of_a_round()?.then_some(ADAPTER_FOLDER);
+        ctx.stage.write_dir(&name, |dir| copy_folder(self.start.path(), dir, left_out))?;
         Checkpoint::open(made)
+    }
+
+    fn has_adapter_of_a_round(&self) -> Result<bool> {
+        let path = self.start.path().join(ADAPTER_FOLDER).join(ADAPTER_CONFIG);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let config: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Error::invalid_data(format!("`{}` is not JSON", path.display())).with_source(error))?;
+        let base = config.get("base_model_name_or_path").and_then(serde_json::Value::as_str);
+        Ok(base.is_some_and(|base| Path::new(base).starts_with(&self.folder)))
+    }
+
+    /// Optimiser steps of the finished rounds together, as far as they noted them ([`Rounds::note_steps`]): where the steps of the
+    /// next round begin in the log of the whole learner.
+    ///
+    /// # Errors
+    /// When a note cannot be read.
+    pub fn steps_before(&self) -> Result<u64> {
+        let steps = |number: u64| {
+            let path = self.path(number).join(STEPS_FILE);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    let damaged = || Error::invalid_data(format!("`{}` does not hold a number of steps", path.display()));
+                    text.trim().parse::<u64>().map_err(|_| damaged())
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+                Err(error) => Err(Error::io("read", &path, error)),
+            }
+        };
+        (0..self.next).map(steps).sum()
+    }
+
+    /// Where a round's training tells its events: with steps that go on from those of the finished rounds.
+    ///
+    /// # Errors
+    /// As [`Rounds::steps_before`].
+    pub fn later_steps<'a>(&self, ctx: &RunContext<'a>) -> Result<LaterSteps<'a>> {
+        Ok(LaterSteps { inner: ctx.events, before: self.steps_before()? })
+    }
+
+    /// Notes in a round's folder how many optimiser steps it makes; `ctx` is the round's.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn note_steps(n_steps: u64, ctx: &RunContext<'_>) -> Result<()> {
+        let write = |out: &mut dyn std::io::Write| {
+            writeln!(out, "{n_steps}").map_err(|error| Error::io("write", ctx.stage.path(), error))
+        };
+        ctx.stage.write(STEPS_FILE, write).map(drop)
     }
 
     /// The folder of a round, which holds what it wrote.
@@ -108,13 +195,47 @@ impl Rounds {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+/// Passes events on, with the steps of scalars counted from those of earlier rounds on: a log has one number a name and step.
+pub struct LaterSteps<'a> {
+    pub(super) inner: &'a dyn EventSink,
+    pub(super) before: u64,
+}
+
+impl EventSink for LaterSteps<'_> {
+    fn emit(&self, event: Event) {
+        self.inner.emit(match event {
+            Event::Scalar { name, step, value } => Event::Scalar { name, step: step + self.before, value },
+            other => other,
+        });
+    }
+}
+
+impl Ranges {
+    /// Options of a learner that trains in rounds: an adapter must be merged at the end of each, for a round begins with what the
+    /// one before made, and that is removed afterwards.
+    #[must_use]
+    pub fn rounds(self, rounds: u64, options: &PassOptions) -> Self {
+        let alone = options.lora.as_ref().is_some_and(|lora| lora.output == AdapterOutput::Adapter);
+        self.at_least_one("rounds", usize::try_from(rounds).unwrap_or(usize::MAX)).require(
+            "lora.output",
+            !alone,
+            "`merged` for a learner that trains in rounds",
+            "`adapter`",
+        )
+    }
+}
+
+/// Copies a folder, without the folder `left_out` in it.
+fn copy_folder(from: &Path, to: &Path, left_out: Option<&str>) -> Result<()> {
     std::fs::create_dir_all(to).map_err(|error| Error::io("make folder", to, error))?;
     for entry in std::fs::read_dir(from).map_err(|error| Error::io("read", from, error))? {
         let path = entry.map_err(|error| Error::io("read", from, error))?.path();
         let target = to.join(path.file_name().unwrap_or_default());
         if path.is_dir() {
-            copy_folder(&path, &target)?;
+            if path.file_name().and_then(|name| name.to_str()) == left_out && left_out.is_some() {
+                continue;
+            }
+            copy_folder(&path, &target, None)?;
         } else {
             std::fs::copy(&path, &target).map_err(|error| Error::io("copy", &path, error))?;
         }
@@ -136,11 +257,12 @@ mod tests {
         let ctx = stage.context(&NoEvents);
         let make = |round: &Round, ctx: &RunContext<'_>| {
             let inner = round.context(ctx);
-            inner.stage.write_dir("checkpoint", |dir| copy_folder(round.start.path(), dir)).expect("made");
+            inner.stage.write_dir("checkpoint", |dir| copy_folder(round.start.path(), dir, None)).expect("made");
             inner
                 .stage
                 .write("note.txt", |out| write!(out, "{}", round.number).map_err(|e| Error::other(e.to_string())))
                 .expect("made");
+            Rounds::note_steps(10 + round.number, &inner).expect("noted");
         };
         let mut rounds = Rounds::open(3, &init, &ctx).expect("opened");
         for number in 0..2 {
@@ -153,6 +275,7 @@ mod tests {
         // Killed here: the second round is found, the first one's checkpoint is gone, its other files are not.
         let mut rounds = Rounds::open(3, &init, &ctx).expect("opened");
         assert!(!rounds.path(0).join("checkpoint").exists() && rounds.path(0).join("note.txt").exists());
+        assert_eq!(rounds.steps_before().expect("read"), 10 + 11);
         let round = rounds.next_round().expect("a folder").expect("another");
         assert_eq!(round.number, 2);
         assert!(Rounds::open(3, &init, &ctx).expect("opened").finish(Round { number: 2, ..round }).is_err(), "no checkpoint");
@@ -160,6 +283,8 @@ mod tests {
         make(&round, &ctx);
         rounds.finish(round).expect("finished");
         assert!(rounds.next_round().expect("asked").is_none());
+        let after = Round { number: 1, start: rounds.start.clone(), stage: stage.stage.clone() };
+        assert_eq!([RoundStart::Previous, RoundStart::Initial].map(|start| start.of(&after, &init) == &init), [false, true]);
         let made = rounds.result(&ctx).expect("copied");
         assert_eq!(made.path(), stage.stage.checkpoint_dir());
     }
