@@ -21,31 +21,32 @@ pub struct StepPlan {
 impl StepPlan {
     /// A plan for `epochs` passes over `n_items` examples, `batch_size` (at least 1) a step.
     pub fn new(n_items: usize, batch_size: usize, epochs: u64, seed: Seed) -> Self {
-        let batch_size = batch_size.max(1);
-        Self::cut(n_items, epochs, seed, |rest| batch_size.min(rest.len()))
+        Self::cut(shuffled(n_items, epochs, seed), of_size(batch_size))
+    }
+
+    /// The same without a shuffle: every epoch takes the examples as they are given.
+    pub fn in_order(n_items: usize, batch_size: usize, epochs: u64) -> Self {
+        Self::cut(given(n_items, epochs), of_size(batch_size))
     }
 
     /// The same with steps of about equal work: a step takes examples in shuffled order until the next one would bring it
     /// over `max_tokens`, but always one. `lengths` are the tokens of each example.
     pub fn by_tokens(lengths: &[usize], max_tokens: usize, epochs: u64, seed: Seed) -> Self {
-        Self::cut(lengths.len(), epochs, seed, |rest| {
-            let mut total = 0;
-            let fits = |&&index: &&usize| {
-                total += lengths[index];
-                total <= max_tokens
-            };
-            rest.iter().take_while(fits).count().max(1)
-        })
+        Self::cut(shuffled(lengths.len(), epochs, seed), of_tokens(lengths, max_tokens))
+    }
+
+    /// As [`StepPlan::by_tokens`] without a shuffle.
+    pub fn by_tokens_in_order(lengths: &[usize], max_tokens: usize, epochs: u64) -> Self {
+        Self::cut(given(lengths.len(), epochs), of_tokens(lengths, max_tokens))
     }
 
     /// Cuts each epoch's order into steps; `size` is the number of examples that the next step takes of those that are left,
     /// at least one.
-    fn cut(n_items: usize, epochs: u64, seed: Seed, size: impl Fn(&[usize]) -> usize) -> Self {
-        let orders: Vec<_> = (0..epochs).map(|epoch| epoch_order(n_items, seed, epoch)).collect();
+    fn cut(orders: Vec<Vec<usize>>, size: impl Fn(&[usize]) -> usize) -> Self {
         let mut steps = Vec::new();
         for (epoch, order) in orders.iter().enumerate() {
             let mut start = 0;
-            while start < n_items {
+            while start < order.len() {
                 let end = start + size(&order[start..]);
                 steps.push((epoch, start..end));
                 start = end;
@@ -84,6 +85,29 @@ impl StepPlan {
     }
 }
 
+fn shuffled(n_items: usize, epochs: u64, seed: Seed) -> Vec<Vec<usize>> {
+    (0..epochs).map(|epoch| epoch_order(n_items, seed, epoch)).collect()
+}
+
+fn given(n_items: usize, epochs: u64) -> Vec<Vec<usize>> {
+    (0..epochs).map(|_| (0..n_items).collect()).collect()
+}
+
+fn of_size(batch_size: usize) -> impl Fn(&[usize]) -> usize {
+    move |rest| batch_size.max(1).min(rest.len())
+}
+
+fn of_tokens(lengths: &[usize], max_tokens: usize) -> impl Fn(&[usize]) -> usize {
+    move |rest| {
+        let mut total = 0;
+        let fits = |&&index: &&usize| {
+            total += lengths[index];
+            total <= max_tokens
+        };
+        rest.iter().take_while(fits).count().max(1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +132,14 @@ mod tests {
         assert_eq!(plan.items(2).len(), 2);
         assert_eq!(plan.steps().filter(|&step| plan.ends_epoch(step)).collect::<Vec<_>>(), [2, 5, 8]);
         assert!(plan.items(9).is_empty() && plan.epoch(9).is_none());
+    }
+
+    #[test]
+    fn without_a_shuffle_every_epoch_takes_the_examples_as_they_are_given() {
+        let plan = StepPlan::in_order(5, 2, 2);
+        assert_eq!(all(&plan), [vec![0, 1], vec![2, 3], vec![4], vec![0, 1], vec![2, 3], vec![4]]);
+        let plan = StepPlan::by_tokens_in_order(&[5, 1, 30, 7, 2], 9, 1);
+        assert_eq!(all(&plan), [vec![0, 1], vec![2], vec![3, 4]]);
     }
 
     #[test]

@@ -116,6 +116,24 @@ impl SelectedLogProbs {
         });
     }
 
+    /// ln Σ_v p(v)² over the vocabulary, `[n]`, without gradient: how sure the model was where each token was predicted, 0 when one
+    /// token has all the probability. Computes the logits again, chunk by chunk.
+    pub fn log_square_sums(&self) -> Tensor {
+        tensor_work(|| {
+            no_grad(|| {
+                let (hidden, n) = (self.hidden.detach(), self.targets.numel() as i64);
+                let head = like_activations(&self.head, &hidden);
+                let rows = chunks(n, self.chunk).into_iter().map(|(start, rows)| {
+                    let targets = self.targets.narrow(0, start, rows);
+                    let probabilities = distributions(&hidden.narrow(0, start, rows), &head, &targets, self.shaping).0;
+                    probabilities.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float).log()
+                });
+                let empty = Tensor::zeros([0], (Kind::Float, hidden.device()));
+                Tensor::cat(&std::iter::once(empty).chain(rows).collect::<Vec<_>>(), 0)
+            })
+        })
+    }
+
     /// The second half of [`SelectedLogProbs::backward`], for a loss over several of these: call `loss.backward()` once
     /// and then this on each.
     pub fn backward_from_values(self) {
@@ -312,6 +330,19 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn square_sums_are_those_of_full_logits_for_any_chunk_size() {
+        let (model, batch) = (model(true, 1), batch(&texts(&[(3, 6), (5, 1), (1, 9)])));
+        let logits = model.logits(&model.hidden(&batch)) / 0.7;
+        let expected = (logits.log_softmax(-1, Kind::Float) * 2.0).logsumexp([-1i64].as_slice(), false);
+        let expected = expected.index_select(0, &batch.predict_rows);
+        for chunk in [1, 5, 1000] {
+            let hidden = model.hidden(&batch).index_select(0, &batch.predict_rows);
+            let selected = SelectedLogProbs::new(hidden, model.head(), &batch.targets, Shaping::of(&model, 0.7), chunk);
+            assert!(distance(&selected.log_square_sums(), &expected) < 1e-5, "chunk {chunk}");
         }
     }
 

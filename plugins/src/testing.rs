@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use farmhand_core::run::{StageDir, hash_path};
-use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, Response, ScoredCompletion};
+use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, Response, ScoredCompletion};
 use farmhand_core::{
     BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
     PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
@@ -15,6 +15,8 @@ use farmhand_models::{
 };
 use tch::Tensor;
 use tempfile::TempDir;
+
+use crate::training::{PassOptions, Record};
 
 /// A stage in a temporary folder.
 pub(crate) struct Stage {
@@ -184,6 +186,36 @@ pub(crate) fn learn_from_prompts(
     config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
 }
 
+/// Lists of two, three and four answers in turn, with rewards; all of them in the order of one ranking.
+pub(crate) fn ranked_lists(n: usize) -> Vec<RankedList> {
+    let ranking = ["bad", "yes", "no, the cat sat", "good"];
+    let list = |(i, instruction): (usize, Instruction)| {
+        let k = 2 + i % 3;
+        let outputs = ranking[i % (5 - k)..][..k].iter().map(|output| (*output).to_owned()).collect();
+        RankedList { instruction, outputs, scores: (0..k).map(|place| 1.0 - 0.7 * place as f64).collect() }
+    };
+    instructions(n).into_iter().enumerate().map(list).collect()
+}
+
+/// A learner on ranked lists must come to find the answers of nearly all lists likely in their order.
+pub(crate) fn assert_ranks(config: &dyn LearnerConfig, name: &str) {
+    let (stage, events) = (Stage::new(), RecordedEvents::default());
+    let (init, lists) = (tiny_checkpoint(&stage), ranked_lists(12));
+    learn_from(config, &init, Feedback::RankedLists(&lists), &stage.context(&events)).expect("learned");
+    let accuracy = events.scalars(&format!("{name}/validation_accuracy"));
+    let (first, last) = (events.scalars(&format!("{name}/ranking_accuracy"))[0].1, accuracy.last().expect("validated").1);
+    assert!(last > 0.95 && last > first, "from {first} to {last}");
+}
+
+/// [`pairs`] as records: the chosen answer, then the rejected one.
+pub(crate) fn pair_records(codec: &TextCodec, n: usize) -> Vec<Record> {
+    let record = |(index, pair): (usize, &PreferencePair)| {
+        let side = |answer: &str| codec.encode(&pair.instruction, answer, Ending::WithEos).expect("encoded");
+        Record { index, ..Record::new(&pair.instruction.id, [side(&pair.chosen), side(&pair.rejected)]) }
+    };
+    pairs(n).iter().enumerate().map(record).collect()
+}
+
 /// Asks to stop when a scalar of a step arrives, and copies the stage's folder as it is then: what a killed process would have
 /// left.
 struct Interrupter<'a> {
@@ -259,6 +291,64 @@ pub(crate) const SPLITS: [(BatchLayout, usize, usize); 6] = [
     (BatchLayout::Padded, 3, 4096),
     (BatchLayout::Padded, 8, 30),
 ];
+
+/// Runs one step of 8 records with each of [`SPLITS`]; loss and gradients must be those of one padded pass, the gradients up to
+/// `tolerance` of the largest entry. `run` adds the gradient and gives the loss.
+pub(crate) fn assert_same_however_split(model: &LanguageModel, tolerance: f64, run: impl Fn(&PassOptions) -> f64) {
+    let gradients = |(layout, size, tokens): (BatchLayout, usize, usize)| {
+        let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
+        let loss = run(&PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() });
+        (loss, take_gradients(&model.trained()))
+    };
+    let (loss, expected) = gradients((BatchLayout::Padded, 8, 4096));
+    for split in SPLITS {
+        let (same_loss, same) = gradients(split);
+        assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} and {same_loss} with {split:?}");
+        assert_same_gradients(&same, &expected, tolerance);
+    }
+}
+
+/// Lets a learner learn without reward model, annotator and reference; what it learns from is held out too.
+pub(crate) fn learn_from(
+    config: &dyn LearnerConfig,
+    init: &Checkpoint,
+    feedback: Feedback<'_>,
+    ctx: &RunContext<'_>,
+) -> Result<Checkpoint> {
+    let inputs =
+        LearnerInputs { init, reference: None, feedback, validation: Some(feedback), reward_model: None, annotator: None };
+    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+}
+
+/// The log-probability of the chosen minus the rejected answer of each pair under a policy, in nats.
+pub(crate) fn likelihood_margins(policy: &Checkpoint, pairs: &[PreferencePair]) -> Vec<f64> {
+    let of = |pair: &PreferencePair, output: &str| likelihood(policy, &pair.instruction, output);
+    pairs.iter().map(|pair| of(pair, &pair.chosen) - of(pair, &pair.rejected)).collect()
+}
+
+/// Pairs in which the better answer is the one that the policy finds less likely.
+pub(crate) fn disliked_pairs(policy: &Checkpoint, n: usize) -> Vec<PreferencePair> {
+    let mut items = pairs(n);
+    for (margin, pair) in likelihood_margins(policy, &items).into_iter().zip(&mut items) {
+        if margin > 0.0 {
+            std::mem::swap(&mut pair.chosen, &mut pair.rejected);
+        }
+    }
+    items
+}
+
+/// A learner on pairs must turn nearly all preferences that the tiny model has the other way round.
+pub(crate) fn assert_turns_preferences(config: &dyn LearnerConfig, name: &str) {
+    let (stage, events) = (Stage::new(), RecordedEvents::default());
+    let init = tiny_checkpoint(&stage);
+    let items = disliked_pairs(&init, 12);
+    let learned = learn_from(config, &init, Feedback::Preferences(&items), &stage.context(&events)).expect("learned");
+    let margins = likelihood_margins(&learned, &items);
+    let turned = margins.iter().filter(|margin| **margin > 0.0).count();
+    assert!(turned >= 11, "{turned} of 12 turned: {margins:?}");
+    let accuracy = events.scalars(&format!("{name}/validation_accuracy"));
+    assert_eq!(accuracy.last().expect("validated").1, 1.0, "{accuracy:?}");
+}
 
 /// The options of a small adapter with dropout.
 pub(crate) fn small_lora() -> LoraConfig {

@@ -1,11 +1,14 @@
 //! The losses that learn from a better and a worse answer through log-ratios to a reference policy.
 //!
 //! With d = Σ_t log π(y_t) − Σ_t log π_ref(y_t) of the chosen (w) and the rejected (l) answer, h = d_w − d_l, and β the
-//! strength of the pull to the reference. Each link is one function of d_w and d_l; the batch loss is its mean over pairs.
+//! strength of the pull to the reference. Each link is one function of d_w and d_l; the batch loss is its mean over pairs. Where a
+//! link has h, another [`Divergence`] than the usual one puts s(d_w) − s(d_l) in its place.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+
+use super::implicit_reward::Divergence;
 
 /// How an answer's length enters: the whole log-ratio, or the log-ratio per token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -69,6 +72,24 @@ pub enum PairwiseLink {
         /// Weight λ of the penalty, ≥ 0; the paper's is 50.
         lambda: f64,
     },
+    /// `KL([a, 1−a] ‖ [σ(βh), σ(−βh)])` with `a = σ(scale · gap)`: the implicit reward margin follows the pair's own margin
+    /// (reward-aware preference optimisation of NeMo-Aligner, backward KL; Nemotron-4 340B report 2024, equation 3).
+    RewardAware {
+        /// What a pair's margin is multiplied by, > 0; 1 takes it as a difference of log-odds.
+        scale: f64,
+    },
+    /// `−(1−ε) ln σ(βδ) − ε ln σ(−βδ)` with δ the difference of the sorted policy margins `log π(y_w) − log π(y_l)` and the sorted
+    /// reference margins of the whole optimiser step: the distributions are compared, not the pairs (AOT, Melnyk et al. 2024).
+    Aot {
+        /// Share of wrong labels ε, in [0, 0.5).
+        label_smoothing: f64,
+    },
+    /// The same with δ the difference of the sorted d_w and the sorted d_l of the step: which answers stand together in a pair
+    /// does not matter.
+    AotUnpaired {
+        /// Share of wrong labels ε, in [0, 0.5).
+        label_smoothing: f64,
+    },
 }
 
 /// The log-ratios of a batch of pairs.
@@ -82,14 +103,35 @@ pub struct LogRatios {
     pub chosen_lengths: Tensor,
     /// Tokens of each rejected answer, `[pairs]`, same kind.
     pub rejected_lengths: Tensor,
+    /// The reference's `log π_ref(y_w) − log π_ref(y_l)`, `[pairs]`; only [`PairwiseLink::Aot`] reads it.
+    pub reference_margins: Tensor,
+    /// How much better each chosen answer is by the judge's own scale, `[pairs]`; only [`PairwiseLink::RewardAware`] reads it.
+    pub gaps: Tensor,
+    /// The divergence to the reference that the policy pays for.
+    pub divergence: Divergence,
 }
 
 impl LogRatios {
-    /// h = d_w − d_l, of sums or of means over tokens, `[pairs]`.
+    /// From the log-probabilities of policy and reference, in nats, and the tokens of the answers; chosen, then rejected, all
+    /// `[pairs]`. Without gaps, with the usual divergence.
+    pub fn new(policy: [&Tensor; 2], reference: [&Tensor; 2], lengths: [&Tensor; 2]) -> Self {
+        Self {
+            chosen: policy[0] - reference[0],
+            rejected: policy[1] - reference[1],
+            chosen_lengths: lengths[0].shallow_clone(),
+            rejected_lengths: lengths[1].shallow_clone(),
+            reference_margins: reference[0] - reference[1],
+            gaps: reference[0].zeros_like(),
+            divergence: Divergence::ReverseKl,
+        }
+    }
+
+    /// h = s(d_w) − s(d_l), of sums or of means over tokens, `[pairs]`.
     pub fn margin(&self, scale: LengthScale) -> Tensor {
+        let (chosen, rejected) = (self.divergence.scores(&self.chosen), self.divergence.scores(&self.rejected));
         match scale {
-            LengthScale::Sum => &self.chosen - &self.rejected,
-            LengthScale::Mean => &self.chosen / &self.chosen_lengths - &self.rejected / &self.rejected_lengths,
+            LengthScale::Sum => chosen - rejected,
+            LengthScale::Mean => chosen / &self.chosen_lengths - rejected / &self.rejected_lengths,
         }
     }
 }
@@ -98,12 +140,13 @@ impl PairwiseLink {
     /// The loss of each pair, `[pairs]`, differentiable; `beta` > 0.
     pub fn losses(self, ratios: &LogRatios, beta: f64) -> Tensor {
         let (d_w, d_l) = (&ratios.chosen * beta, &ratios.rejected * beta);
-        let u = &d_w - &d_l;
+        let u = ratios.margin(LengthScale::Sum) * beta;
         let minus_log_sigmoid = |x: &Tensor| -x.log_sigmoid();
+        let smoothed = |u: &Tensor, e: f64| minus_log_sigmoid(u) * (1.0 - e) + minus_log_sigmoid(&-u) * e;
         match self {
             Self::Logistic => minus_log_sigmoid(&u),
             Self::LogisticPerToken => minus_log_sigmoid(&(ratios.margin(LengthScale::Mean) * beta)),
-            Self::Conservative { label_smoothing: e } => minus_log_sigmoid(&u) * (1.0 - e) + minus_log_sigmoid(&-&u) * e,
+            Self::Conservative { label_smoothing: e } => smoothed(&u, e),
             Self::Robust { label_smoothing: e } => {
                 (minus_log_sigmoid(&u) * (1.0 - e) - minus_log_sigmoid(&-&u) * e) / (1.0 - 2.0 * e)
             }
@@ -111,7 +154,7 @@ impl PairwiseLink {
             Self::Ipo { log_ratios } => (ratios.margin(log_ratios) - 0.5 / beta).square(),
             Self::SppoHard => (&ratios.chosen - 0.5 / beta).square() + (&ratios.rejected + 0.5 / beta).square(),
             Self::ApoZero => d_l.sigmoid() - d_w.sigmoid() + 1.0,
-            Self::ApoDown => d_w.sigmoid() + 1.0 - u.sigmoid(),
+            Self::ApoDown => d_w.sigmoid() + 1.0 - (d_w - d_l).sigmoid(),
             Self::ExoPair { label_smoothing: e } => {
                 u.sigmoid() * (u.log_sigmoid() - (1.0 - e).ln()) + (-&u).sigmoid() * ((-&u).log_sigmoid() - e.ln())
             }
@@ -122,7 +165,27 @@ impl PairwiseLink {
                 minus_log_sigmoid(&u) * (1.0 - &mixture) + mixture * (-&u).exp()
             }
             Self::Positive { lambda } => minus_log_sigmoid(&(u - (-d_w).relu() * lambda)),
+            Self::RewardAware { scale } => {
+                let gap = &ratios.gaps * scale;
+                gap.sigmoid() * (gap.log_sigmoid() - u.log_sigmoid())
+                    + (-&gap).sigmoid() * ((-&gap).log_sigmoid() - (-u).log_sigmoid())
+            }
+            Self::Aot { label_smoothing: e } => {
+                let policy = &ratios.chosen - &ratios.rejected + &ratios.reference_margins;
+                smoothed(&((sorted(&policy) - sorted(&ratios.reference_margins)) * beta), e)
+            }
+            Self::AotUnpaired { label_smoothing: e } => smoothed(&(sorted(&d_w) - sorted(&d_l)), e),
         }
+    }
+
+    /// Whether the loss compares different pairs, so that it must see all of an optimiser step at once.
+    pub fn compares_pairs(self) -> bool {
+        matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. })
+    }
+
+    /// Whether the loss is a function of h, so that the divergence changes it.
+    pub fn takes_divergence(self) -> bool {
+        !matches!(self, Self::SppoHard | Self::ApoZero | Self::ApoDown | Self::NcaPair | Self::BcoPair) && !self.compares_pairs()
     }
 
     /// Values out of range, paths relative to the link's table.
@@ -135,6 +198,11 @@ impl PairwiseLink {
             Self::ExoPair { label_smoothing: e } => ("exo_pair.label_smoothing", e, e > 0.0 && e < 0.5, "in (0, 0.5)"),
             Self::Discopop { temperature: t } => ("discopop.temperature", t, t > 0.0 && t.is_finite(), "> 0"),
             Self::Positive { lambda } => ("positive.lambda", lambda, lambda >= 0.0 && lambda.is_finite(), "≥ 0"),
+            Self::RewardAware { scale } => ("reward_aware.scale", scale, scale > 0.0 && scale.is_finite(), "> 0"),
+            Self::Aot { label_smoothing: e } => ("aot.label_smoothing", e, (0.0..0.5).contains(&e), "in [0, 0.5)"),
+            Self::AotUnpaired { label_smoothing: e } => {
+                ("aot_unpaired.label_smoothing", e, (0.0..0.5).contains(&e), "in [0, 0.5)")
+            }
             _ => return Vec::new(),
         };
         if fits {
@@ -145,6 +213,12 @@ impl PairwiseLink {
     }
 }
 
+/// Ascending; equal numbers in the order in which they come, so that their gradients do not depend on the library.
+fn sorted(numbers: &Tensor) -> Tensor {
+    let (sorted, _) = numbers.sort_stable(true, 0, false);
+    sorted
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -153,8 +227,9 @@ mod tests {
 
     fn ratios(chosen: &[f64], rejected: &[f64], lengths: (f64, f64)) -> LogRatios {
         let (chosen, rejected) = (Tensor::from_slice(chosen), Tensor::from_slice(rejected));
-        let (chosen_lengths, rejected_lengths) = (chosen.ones_like() * lengths.0, chosen.ones_like() * lengths.1);
-        LogRatios { chosen, rejected, chosen_lengths, rejected_lengths }
+        let lengths = [chosen.ones_like() * lengths.0, chosen.ones_like() * lengths.1];
+        let reference = chosen.zeros_like();
+        LogRatios::new([&chosen, &rejected], [&reference, &reference], [&lengths[0], &lengths[1]])
     }
 
     /// Fixture A: sums −1.8 and −3.1, reference −2.2 and −2.8, three and four tokens, so d_w = 0.4 and d_l = −0.3.
@@ -164,13 +239,15 @@ mod tests {
 
     /// The four pairs of TRL's table: policy minus reference sums, eight and ten tokens.
     fn four_pairs() -> LogRatios {
-        let difference = |policy: [f64; 4], reference: [f64; 4]| std::array::from_fn::<f64, 4, _>(|i| policy[i] - reference[i]);
-        let chosen = difference([-12.0, -20.5, -7.25, -33.0], [-13.0, -21.0, -8.0, -31.5]);
-        let rejected = difference([-14.0, -18.0, -9.75, -33.25], [-13.5, -19.5, -8.5, -31.0]);
-        ratios(&chosen, &rejected, (8.0, 10.0))
+        let policy =
+            [[-12.0, -20.5, -7.25, -33.0], [-14.0, -18.0, -9.75, -33.25]].map(|sums: [f64; 4]| Tensor::from_slice(&sums));
+        let reference =
+            [[-13.0, -21.0, -8.0, -31.5], [-13.5, -19.5, -8.5, -31.0]].map(|sums: [f64; 4]| Tensor::from_slice(&sums));
+        let lengths = [8.0, 10.0].map(|length: f64| policy[0].ones_like() * length);
+        LogRatios::new([&policy[0], &policy[1]], [&reference[0], &reference[1]], [&lengths[0], &lengths[1]])
     }
 
-    const ALL: [PairwiseLink; 15] = [
+    const ALL: [PairwiseLink; 18] = [
         PairwiseLink::Logistic,
         PairwiseLink::LogisticPerToken,
         PairwiseLink::Conservative { label_smoothing: 0.1 },
@@ -186,6 +263,9 @@ mod tests {
         PairwiseLink::BcoPair,
         PairwiseLink::Discopop { temperature: 0.05 },
         PairwiseLink::Positive { lambda: 50.0 },
+        PairwiseLink::Aot { label_smoothing: 0.0 },
+        PairwiseLink::AotUnpaired { label_smoothing: 0.0 },
+        PairwiseLink::RewardAware { scale: 1.0 },
     ];
 
     fn values(link: PairwiseLink, ratios: &LogRatios) -> Vec<f64> {
@@ -210,6 +290,9 @@ mod tests {
             f64::NAN,
             f64::NAN,
             0.658_760,
+            0.658_760,
+            0.658_760,
+            f64::NAN,
         ];
         for (link, golden) in ALL.into_iter().zip(golden) {
             let got = values(link, &fixture_a())[0];
@@ -218,11 +301,19 @@ mod tests {
         // Reference-free: the reference counts as 0.
         let got = values(PairwiseLink::Logistic, &ratios(&[-1.8], &[-3.1], (3.0, 4.0)))[0];
         assert!((got - 0.630_258).abs() < 1e-6);
+        // A reward gap of 1.5.
+        let aware = LogRatios { gaps: Tensor::from_slice(&[1.5]), ..fixture_a() };
+        assert!((values(PairwiseLink::RewardAware { scale: 1.0 }, &aware)[0] - 0.196_478).abs() < 1e-6);
+        // The reference-normalised losses of statistical rejection sampling at 0.05, and its hinge without a reference.
+        let free = ratios(&[-1.8], &[-3.1], (3.0, 4.0));
+        for (link, ratios, golden) in [(ALL[0], fixture_a(), 0.675_800), (ALL[4], fixture_a(), 0.965), (ALL[4], free, 0.935)] {
+            assert!((link.losses(&ratios, 0.05).double_value(&[0]) - golden).abs() < 1e-6, "{link:?}");
+        }
     }
 
     #[test]
     fn every_link_matches_trl_per_pair() {
-        let table: [(PairwiseLink, [f64; 4]); 14] = [
+        let table: [(PairwiseLink, [f64; 4]); 16] = [
             (ALL[0], [0.620_957_05, 0.744_396_66, 0.598_138_87, 0.656_350_14]),
             (ALL[1], [0.684_435_46, 0.697_531_75, 0.682_269_49, 0.691_273_94]),
             (ALL[2], [0.635_957_05, 0.734_396_66, 0.618_138_87, 0.663_850_14]),
@@ -237,11 +328,54 @@ mod tests {
             (ALL[11], [1.350_824_81, 1.413_168_0, 1.338_324_73, 1.374_916_57]),
             (ALL[12], [1.312_856_31, 1.439_416_70, 1.288_949_18, 1.357_919_05]),
             (ALL[13], [0.849_337_58, 0.787_402_01, 0.814_763_14, 0.878_234_41]),
+            (ALL[15], [0.744_396_66, 0.656_350_14, 0.620_957_05, 0.598_138_87]),
+            (ALL[16], [0.656_350_14, 0.609_470_43, 0.632_599_04, 0.718_459_65]),
         ];
         for (link, golden) in table {
             let got = values(link, &four_pairs());
             assert!(got.iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-6), "{link:?}: {got:?}, not {golden:?}");
         }
+    }
+
+    #[test]
+    fn other_divergences_match_trl_per_pair() {
+        let table: [(Divergence, [f64; 4]); 4] = [
+            (Divergence::JensenShannon, [0.660_652_16, 0.706_873_29, 0.638_947_67, 0.661_233_59]),
+            (Divergence::ForwardKl, [0.631_154_38, 0.712_500_94, 0.553_590_64, 0.473_848_74]),
+            (Divergence::Alpha { alpha: 0.5 }, [0.627_690_95, 0.724_260_04, 0.582_008_66, 0.601_457_28]),
+            (Divergence::Alpha { alpha: 2.0 }, [0.593_123_66, 0.844_794_33, 0.605_804_98, 0.687_277_96]),
+        ];
+        for (divergence, golden) in table {
+            let got = values(PairwiseLink::Logistic, &LogRatios { divergence, ..four_pairs() });
+            assert!(got.iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-6), "{divergence:?}: {got:?}");
+        }
+        // Links of the single log-ratios do not see it; links of h do.
+        for link in ALL {
+            let changed = values(link, &LogRatios { divergence: Divergence::ForwardKl, ..four_pairs() });
+            assert_eq!(changed != values(link, &four_pairs()), link.takes_divergence(), "{link:?}");
+        }
+    }
+
+    #[test]
+    fn sorted_links_do_not_depend_on_the_order_of_the_pairs_and_survive_ties() {
+        let flipped = |ratios: &LogRatios| LogRatios {
+            chosen: ratios.chosen.flip([0]),
+            rejected: ratios.rejected.flip([0]),
+            reference_margins: ratios.reference_margins.flip([0]),
+            ..four_pairs()
+        };
+        for link in [ALL[15], ALL[16]] {
+            assert!(link.compares_pairs());
+            let pairs = four_pairs();
+            assert!(values(link, &pairs).iter().zip(values(link, &flipped(&pairs))).all(|(a, b)| (a - b).abs() < 1e-12));
+        }
+        let mut tied = ratios(&[0.3, 0.3, 0.3], &[0.3, 0.3, 0.3], (3.0, 4.0));
+        tied.chosen = tied.chosen.set_requires_grad(true);
+        let loss = ALL[16].losses(&tied, 0.1).sum(Kind::Double);
+        loss.backward();
+        assert!((loss.double_value(&[]) - 3.0 * std::f64::consts::LN_2).abs() < 1e-9);
+        let gradient = Vec::<f64>::try_from(tied.chosen.grad()).expect("numbers");
+        assert!(gradient.iter().all(|slope| (slope + 0.05).abs() < 1e-9), "{gradient:?}");
     }
 
     #[test]

@@ -61,6 +61,17 @@ impl PassOptions {
     }
 }
 
+/// The order in which a learner takes its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordOrder {
+    /// Another shuffle in every pass, by the seed.
+    #[default]
+    Shuffled,
+    /// As they are given: easy ones first, say.
+    Given,
+}
+
 /// How a learner goes over its records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -73,6 +84,8 @@ pub struct TrainOptions {
     /// Prompts count, a prompt that several texts of a record share counts once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,
+    /// The order in which records are taken.
+    pub order: RecordOrder,
     /// Longest prompt and answer together, in tokens; records with a longer text are left out and counted. Never more than the
     /// model's context.
     pub max_tokens: usize,
@@ -93,6 +106,7 @@ impl Default for TrainOptions {
             epochs: 1,
             batch_size: 32,
             batch_tokens: None,
+            order: RecordOrder::Shuffled,
             max_tokens: 512,
             save_every: 50,
             validate_every: 50,

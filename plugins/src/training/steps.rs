@@ -17,7 +17,7 @@ use farmhand_models::{
 };
 use tch::Tensor;
 
-use super::learner_options::TrainOptions;
+use super::learner_options::{RecordOrder, TrainOptions};
 use super::memory::{MemoryNeeds, Trainee, held};
 use super::records::{Record, ids_of};
 
@@ -152,17 +152,18 @@ impl<'a> Training<'a> {
     }
 }
 
-/// The records of every optimiser step in plain passes over all records, in an order that the seed gives: `batch_size` of them, or
-/// as many as `batch_tokens` tokens allow. A pair's prompt counts once, and no padding counts, so that the plan does not depend
-/// on how texts lie in a forward pass.
+/// The records of every optimiser step in plain passes over all records, in an order that the seed gives or, with
+/// [`RecordOrder::Given`], as they are: `batch_size` of them, or as many as `batch_tokens` tokens allow. A pair's prompt counts once,
+/// and no padding counts, so that the plan does not depend on how texts lie in a forward pass.
 pub fn shuffled_steps(records: &[Record], options: &TrainOptions, ctx: &RunContext<'_>) -> StepPlan {
     let (epochs, seed) = (u64::from(options.epochs), ctx.seed.child("order", 0));
-    match options.batch_tokens {
-        None => StepPlan::new(records.len(), options.batch_size, epochs, seed),
-        Some(max_tokens) => {
-            let tokens = |record: &Record| computed_tokens(&record.texts, BatchLayout::Packed);
-            StepPlan::by_tokens(&records.iter().map(tokens).collect::<Vec<_>>(), max_tokens, epochs, seed)
-        }
+    let tokens = |record: &Record| computed_tokens(&record.texts, BatchLayout::Packed);
+    let lengths = || records.iter().map(tokens).collect::<Vec<_>>();
+    match (options.order, options.batch_tokens) {
+        (RecordOrder::Shuffled, None) => StepPlan::new(records.len(), options.batch_size, epochs, seed),
+        (RecordOrder::Shuffled, Some(max_tokens)) => StepPlan::by_tokens(&lengths(), max_tokens, epochs, seed),
+        (RecordOrder::Given, None) => StepPlan::in_order(records.len(), options.batch_size, epochs),
+        (RecordOrder::Given, Some(max_tokens)) => StepPlan::by_tokens_in_order(&lengths(), max_tokens, epochs),
     }
 }
 
