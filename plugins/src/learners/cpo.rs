@@ -1,7 +1,7 @@
 //! Contrastive preference optimisation: the loss of direct preference optimisation with a uniform reference, and imitation of the
 //! chosen answer, which holds the policy in place instead.
 //!
-//! Xu et al. 2024, <https://arxiv.org/abs/2401.08417>, equations 3 to 5: `−ln σ(β (S_w − S_l)) + α · NLL(y_w)` with S the
+//! Xu et al. 2024, <https://arxiv.org/abs/2401.08417>: `−ln σ(β (S_w − S_l)) + α · NLL(y_w)` with S the
 //! log-probability of the answer summed over its tokens, end-of-sequence token included.
 
 use farmhand_core::{

@@ -105,7 +105,7 @@ impl Default for DpoConfig {
 }
 
 impl DpoConfig {
-    /// Mixed preference optimisation, <https://arxiv.org/abs/2411.10442>, section 3.2.
+    /// Mixed preference optimisation, <https://arxiv.org/abs/2411.10442>.
     fn mpo() -> Self {
         let more_links = vec![WeightedLink { link: PairwiseLink::BcoPair, weight: 0.2 }];
         Self { link_weight: 0.8, more_links, nll_weight: 1.0, ..Self::default() }
@@ -126,8 +126,13 @@ impl LearnerConfig for DpoConfig {
     fn problems(&self) -> Vec<Problem> {
         let unused = self.nll_weight == 0.0 && self.nll_reduction != Reduction::default();
         let without_effect = self.divergence != Divergence::ReverseKl && !self.links().any(|term| term.link.takes_divergence());
+        let without_zero = self.reference_free && self.links().any(|term| term.link.needs_reference());
+        // Log-ratios per token are as much smaller as answers are long.
+        let too_weak = self.beta < 1.0 && self.links().any(|term| term.link == PairwiseLink::LogisticPerToken);
         let mut ranges = Ranges::new()
             .positive("beta", self.beta)
+            .require("beta", !too_weak, "1 or more with `logistic_per_token` (open-instruct takes 5)", self.beta)
+            .require("reference_free", !without_zero, "`false` with links of single log-ratios", "`true`")
             .nested("link", self.link.problems())
             .positive("link_weight", self.link_weight)
             .nested("divergence", self.divergence.problems())
@@ -484,6 +489,10 @@ mod tests {
         assert_eq!(paths, ["beta", "link.robust.label_smoothing", "nll_reduction", "more_links[0].weight"]);
         let unseen = DpoConfig { link: PairwiseLink::ApoZero, divergence: Divergence::ForwardKl, ..DpoConfig::default() };
         assert_eq!(unseen.problems()[0].path, "divergence");
+        let free = DpoConfig { link: PairwiseLink::NcaPair, reference_free: true, ..DpoConfig::default() };
+        assert_eq!(free.problems()[0].path, "reference_free");
+        let weak = DpoConfig { link: PairwiseLink::LogisticPerToken, ..DpoConfig::default() };
+        assert!(weak.problems()[0].path == "beta" && DpoConfig { beta: 5.0, ..weak }.problems().is_empty());
         let preset: DpoConfig = serde_json::from_str(&serde_json::to_string(&DpoConfig::mpo()).expect("JSON")).expect("options");
         assert!(preset.problems().is_empty() && preset.links().count() == 2);
     }

@@ -1,7 +1,7 @@
 //! Odds ratio preference optimisation: imitation of the chosen answer and a push away from the rejected one in one loss, without a
 //! reference policy and without a stage of supervised fine-tuning before.
 //!
-//! Hong, Lee and Thorne 2024, <https://arxiv.org/abs/2403.07691>, equations 4 to 7. With A the mean log-probability of an answer's
+//! Hong, Lee and Thorne 2024, <https://arxiv.org/abs/2403.07691>, equations 6 and 7. With A the mean log-probability of an answer's
 //! tokens and odds = e^A / (1 − e^A): `L = NLL(y_w) + λ · (−ln σ(ln odds(y_w) − ln odds(y_l)))`. The likelihood is that of the
 //! answer and its end-of-sequence token; TRL and the authors' code also count the prompt's tokens, which here never get a loss.
 

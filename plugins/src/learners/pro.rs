@@ -1,7 +1,7 @@
 //! Preference ranking optimisation: the likelihood of a whole ranking, each worse answer weighed by its reward gap to the better
 //! one, and imitation of the best.
 //!
-//! Song et al. 2023, <https://arxiv.org/abs/2306.17492>, equations 6 to 8. With s the mean log-probability of an answer's tokens
+//! Song et al. 2023, <https://arxiv.org/abs/2306.17492>. With s the mean log-probability of an answer's tokens
 //! (end-of-sequence token included), for each place k of a list of l answers but the last
 //! `ln Σ_{i≥k} e^(s_i g_i) − s_k g_k`, with `g_i = r_k − r_i` and `g_k = max g_i`; added is the best answer's negative log-likelihood,
 //! summed over tokens, times `weight · (l − 1)²`. The batch loss is the mean over lists.

@@ -2,7 +2,7 @@
 //! pair counts by how likely the policy itself finds its answers.
 //!
 //! For a divergence D_f to the reference instead of the usual reverse KL, the reward of the optimum is β f′(π/π_ref) up to a
-//! constant of the prompt (Wang et al. 2023, <https://arxiv.org/abs/2309.16240>, theorem 1); with d = ln π − ln π_ref of the whole
+//! constant of the prompt (Wang et al. 2023, <https://arxiv.org/abs/2309.16240>); with d = ln π − ln π_ref of the whole
 //! answer the scores below stand in for d.
 
 use schemars::JsonSchema;

@@ -73,7 +73,7 @@ pub enum PairwiseLink {
         lambda: f64,
     },
     /// `KL([a, 1−a] ‖ [σ(βh), σ(−βh)])` with `a = σ(scale · gap)`: the implicit reward margin follows the pair's own margin
-    /// (reward-aware preference optimisation of NeMo-Aligner, backward KL; Nemotron-4 340B report 2024, equation 3).
+    /// (reward-aware preference optimisation of NeMo-Aligner, backward KL).
     RewardAware {
         /// What a pair's margin is multiplied by, > 0; 1 takes it as a difference of log-odds.
         scale: f64,
@@ -185,7 +185,12 @@ impl PairwiseLink {
 
     /// Whether the loss is a function of h, so that the divergence changes it.
     pub fn takes_divergence(self) -> bool {
-        !matches!(self, Self::SppoHard | Self::ApoZero | Self::ApoDown | Self::NcaPair | Self::BcoPair) && !self.compares_pairs()
+        !self.needs_reference() && !self.compares_pairs()
+    }
+
+    /// Whether the loss judges each answer by its own log-ratio, so that it means nothing without a reference.
+    pub fn needs_reference(self) -> bool {
+        matches!(self, Self::SppoHard | Self::ApoZero | Self::ApoDown | Self::NcaPair | Self::BcoPair)
     }
 
     /// Values out of range, paths relative to the link's table.

@@ -14,7 +14,7 @@ pub struct RankedPlaces {
     pub rewards: Vec<f64>,
 }
 
-/// `Σ max(0, s_i − s_j)` over all pairs of a list with `r_i < r_j`, `[lists]`, differentiable: RRHF (Yuan et al. 2023, equation 2).
+/// `Σ max(0, s_i − s_j)` over all pairs of a list with `r_i < r_j`, `[lists]`, differentiable: RRHF (Yuan et al. 2023).
 /// Answers of equal reward are not compared.
 pub fn ranking_hinge(scores: &Tensor, lists: &[RankedPlaces]) -> Tensor {
     let pairs = ordered_pairs(lists);
@@ -38,7 +38,7 @@ pub fn ranking_accuracy(scores: &Tensor, lists: &[RankedPlaces]) -> Tensor {
 
 /// `Σ_k [ln Σ_{i≥k} e^(s_i g_i) − s_k g_k]` over the places k of a list but the last, `[lists]`, differentiable: the Plackett-Luce
 /// likelihood of the order. The factors g are 1, or with `gap_scale` the gaps `g_i = scale · (r_k − r_i)` to the answer at the head
-/// and `g_k` the largest of them (PRO, Song et al. 2023, equation 7: temperatures 1/g). Rewards must then be different: at a gap
+/// and `g_k` the largest of them (PRO, Song et al. 2023: temperatures 1/g). Rewards must then be different: at a gap
 /// of 0 an answer would dominate without any gradient.
 pub fn plackett_luce(scores: &Tensor, lists: &[RankedPlaces], gap_scale: Option<f64>) -> Tensor {
     let width = lists.iter().map(|list| list.places.len()).max().unwrap_or(0);

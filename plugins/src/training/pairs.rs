@@ -118,7 +118,7 @@ pub fn margin_and_accuracy(differences: &Tensor) -> [Tensor; 2] {
 }
 
 /// The log-probability of each text, `[texts]`, in which tokens past the length of the pair's shorter answer count `ld_alpha`, in
-/// [0, 1]: LD-DPO (Liu et al. 2024, <https://arxiv.org/abs/2409.06411>, equation 9).
+/// [0, 1]: LD-DPO (Liu et al. 2024, <https://arxiv.org/abs/2409.06411>).
 pub fn discounted_sums(texts: &TextLogProbs, records: &[Record], ld_alpha: f64) -> Tensor {
     if ld_alpha == 1.0 {
         return texts.sums();
