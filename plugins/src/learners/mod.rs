@@ -2,6 +2,7 @@
 
 mod attribute_regression;
 mod cpo;
+mod curriculum;
 mod decision_transformer;
 mod dpo;
 mod expert_iteration;
@@ -25,6 +26,7 @@ mod steerlm;
 
 pub use attribute_regression::AttributeRegressionConfig;
 pub use cpo::{CpoConfig, CpoLoss};
+pub use curriculum::{CurriculumConfig, Difficulty, PairSchedule};
 pub use decision_transformer::DecisionTransformerConfig;
 pub use dpo::{DpoConfig, WeightedLink};
 pub use expert_iteration::ExpertIterationConfig;

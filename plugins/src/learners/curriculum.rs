@@ -1,0 +1,423 @@
+//! A curriculum over the difficulty of preference pairs, around any learner on pairs: easy pairs first, hard ones later.
+//!
+//! Contrastive post-training (Xu et al. 2023, <https://arxiv.org/abs/2310.02263>): at step t of T a pair comes from the
+//! easy pool with probability α(t) = 1 − t/T and from the hard pool otherwise, in expectation the loss `α L_easy + (1 − α) L_hard`;
+//! a pool that is used up is shuffled and used again. The controls are the other way round, and α = ½ throughout. Sorting all pairs
+//! by difficulty and passing over them in that order is Curri-DPO's (Pattnaik et al. 2024, <https://arxiv.org/abs/2403.07230>).
+//!
+//! The paper's difficulty is which two models answered; here it is a number of the pair: how far its answers are apart. The
+//! learner inside gets the pairs in the order of the curriculum and takes them as they come, in one pass with one optimiser and one
+//! schedule of the learning rate, so that it resumes as it does alone.
+
+use farmhand_core::component::find_component;
+use farmhand_core::run::chunked;
+use farmhand_core::types::{PreferencePair, Response};
+use farmhand_core::{
+    BuildContext, Checkpoint, ComponentKind, Error, Feedback, FeedbackKind, Learner, LearnerConfig, LearnerInputs, LearnerSpec,
+    Problem, Requirements, Result, RewardModel, Rng, RunContext, Seed, checked, register,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::training::Ranges;
+
+register! {
+    kind: Learner, name: "curriculum", config: CurriculumConfig,
+    summary: "easy pairs first and hard ones later, around any learner on preference pairs", paper: "https://arxiv.org/abs/2310.02263",
+}
+
+/// What makes a pair easy: the larger the number, the easier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Difficulty {
+    /// The reward model's score of the chosen minus that of the rejected answer.
+    #[default]
+    RewardGap,
+    /// The pair's own margin.
+    Margin,
+    /// How sure the judge was.
+    PChosen,
+    /// The place in the data: the first pair is the easiest. For pairs of models whose strengths are known.
+    GivenOrder,
+}
+
+/// How the share of easy pairs changes from the first to the last step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PairSchedule {
+    /// α(t) = 1 − t/T: the paper's.
+    #[default]
+    EasyToHard,
+    /// α(t) = t/T.
+    HardToEasy,
+    /// α = ½: no curriculum.
+    Mixed,
+    /// Every pass over all pairs goes from the easiest to the hardest; there are no pools.
+    Sorted,
+}
+
+/// Options of `[learner.curriculum]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CurriculumConfig {
+    /// The learner that learns from the pairs. Its own `epochs`, `batch_size` and `order` are replaced.
+    pub learner: LearnerSpec,
+    /// What makes a pair easy.
+    pub difficulty: Difficulty,
+    /// How the share of easy pairs changes.
+    pub schedule: PairSchedule,
+    /// Share of all pairs that make up the easy pool, in (0, 1); the easiest ones.
+    pub easy_share: f64,
+    /// How many times as many pairs are drawn as there are, ≥ 1.
+    pub epochs: u32,
+    /// Records per optimiser step, ≥ 1.
+    pub batch_size: usize,
+}
+
+impl Default for CurriculumConfig {
+    fn default() -> Self {
+        Self {
+            learner: LearnerSpec::from_json("dpo", "{}").expect("a component of this crate"),
+            difficulty: Difficulty::RewardGap,
+            schedule: PairSchedule::EasyToHard,
+            easy_share: 0.5,
+            epochs: 2,
+            batch_size: 64,
+        }
+    }
+}
+
+impl CurriculumConfig {
+    /// The learner inside, told to take its records as they come.
+    fn inner(&self) -> Result<LearnerSpec> {
+        let name = self.learner.name();
+        let mut options = options_of(&self.learner);
+        for (key, value) in [("epochs", json!(1)), ("batch_size", json!(self.batch_size)), ("order", json!("given"))] {
+            options[key] = value;
+        }
+        LearnerSpec::from_json(name, &options.to_string())
+    }
+}
+
+fn options_of(spec: &LearnerSpec) -> Value {
+    let written = serde_json::to_value(spec).expect("a spec is JSON");
+    written.get(spec.name()).cloned().unwrap_or_else(|| json!({}))
+}
+
+/// Whether the learner has the options by which it is told an order.
+fn takes_order(spec: &LearnerSpec) -> bool {
+    let schema = find_component(ComponentKind::Learner, spec.name()).map(|info| (info.schema)()).unwrap_or_default();
+    let schema: Value = serde_json::from_str(&schema).unwrap_or_default();
+    ["order", "epochs", "batch_size"].iter().all(|key| schema["properties"].get(key).is_some())
+}
+
+#[typetag::serde(name = "curriculum")]
+impl LearnerConfig for CurriculumConfig {
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        let name = self.learner.name();
+        let learner = self.inner()?.build(ctx)?;
+        let feedback = learner.requires().feedback;
+        if feedback != FeedbackKind::Preferences {
+            let message = format!("a curriculum orders preference pairs, but learner `{name}` learns from {}", feedback.name());
+            return Err(Error::invalid_config(message).with_hint("name a learner on pairs: `dpo`, `orpo`, `simpo`, `cpo`"));
+        }
+        Ok(Box::new(Curriculum { config: self.clone(), learner }))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let name = format!("`{}`", self.learner.name());
+        let by_tokens = options_of(&self.learner).get("batch_tokens").is_some_and(|tokens| !tokens.is_null());
+        Ranges::new()
+            .nested("learner", self.learner.problems())
+            .require("learner", takes_order(&self.learner), "a learner with the option `order`", name)
+            .require("learner", !by_tokens, "steps of `batch_size` records", "`batch_tokens`")
+            .require("easy_share", self.easy_share > 0.0 && self.easy_share < 1.0, "a number in (0, 1)", self.easy_share)
+            .at_least_one("epochs", self.epochs as usize)
+            .at_least_one("batch_size", self.batch_size)
+            .problems()
+    }
+}
+
+struct Curriculum {
+    config: CurriculumConfig,
+    learner: Box<dyn Learner>,
+}
+
+impl Learner for Curriculum {
+    fn requires(&self) -> Requirements {
+        let inner = self.learner.requires();
+        Requirements { reward_model: inner.reward_model || self.config.difficulty == Difficulty::RewardGap, ..inner }
+    }
+
+    fn learn(&mut self, mut inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let Self { config, learner } = self;
+        let given = inputs.feedback.preferences()?;
+        let pairs: Vec<PreferencePair> = given.iter().filter(|pair| pair.chosen != pair.rejected).cloned().collect();
+        if pairs.len() < given.len() {
+            let n = given.len() - pairs.len();
+            ctx.events.warn(&format!("{n} of {} preference pairs have the same answer twice; they are left out", given.len()));
+        }
+        if pairs.len() < 2 {
+            return Err(Error::missing_input(format!("a curriculum needs two preference pairs or more, got {}", pairs.len())));
+        }
+        let ease = match (config.difficulty, inputs.reward_model.as_deref_mut()) {
+            (Difficulty::RewardGap, Some(reward_model)) => reward_gaps(&pairs, reward_model, ctx)?,
+            (Difficulty::RewardGap, None) => {
+                return Err(Error::missing_input("`difficulty = \"reward_gap\"` needs a reward model"));
+            }
+            (Difficulty::Margin, _) => known(pairs.iter().map(|pair| pair.margin), "margin", ctx)?,
+            (Difficulty::PChosen, _) => known(pairs.iter().map(|pair| pair.p_chosen), "p_chosen", ctx)?,
+            (Difficulty::GivenOrder, _) => (0..pairs.len()).map(|place| -(place as f64)).collect(),
+        };
+        if ease.windows(2).all(|two| two[0] == two[1]) {
+            ctx.events.warn("all preference pairs are equally difficult: the curriculum orders nothing");
+        }
+        let easiest_first = easiest_first(&ease);
+        let order = curriculum(&easiest_first, config, ctx.seed.child("curriculum", 0));
+        log_order(&order, &easiest_first, config, ctx);
+        let ordered: Vec<PreferencePair> = order.iter().map(|&i| pairs[i].clone()).collect();
+
+        let wanted = learner.requires().reward_model;
+        let reward_model: Option<&mut dyn RewardModel> = match inputs.reward_model {
+            Some(model) if wanted => Some(model),
+            _ => None,
+        };
+        let LearnerInputs { init, reference, validation, annotator, .. } = inputs;
+        let feedback = Feedback::Preferences(&ordered);
+        learner.learn(LearnerInputs { init, reference, feedback, validation, reward_model, annotator }, ctx)
+    }
+}
+
+/// The score of the chosen minus that of the rejected answer of each pair, kept in the stage as they are made.
+fn reward_gaps(pairs: &[PreferencePair], reward_model: &mut dyn RewardModel, ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+    const AT_A_TIME: usize = 128;
+    let mut progress = ctx.progress("difficulty", Some(pairs.len() as u64), "preference pairs");
+    chunked(pairs, AT_A_TIME, "difficulty.jsonl", ctx, |chunk| {
+        let sides = chunk
+            .iter()
+            .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }));
+        let scores = checked::score(reward_model, &sides.collect::<Vec<_>>(), ctx)?;
+        progress.advance(chunk.len() as u64);
+        Ok(scores.chunks(2).map(|pair| pair[0] - pair[1]).collect())
+    })
+}
+
+/// A number that pairs may have; those without are the hardest.
+fn known(numbers: impl Iterator<Item = Option<f64>>, key: &str, ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+    let numbers: Vec<Option<f64>> = numbers.collect();
+    let n_missing = numbers.iter().filter(|number| number.is_none()).count();
+    if n_missing == numbers.len() {
+        return Err(Error::invalid_data(format!("the difficulty of a pair is its `{key}`, but no preference pair has one"))
+            .with_hint("take another `difficulty`, such as `reward_gap`"));
+    }
+    if n_missing > 0 {
+        ctx.events.warn(&format!("{n_missing} of {} preference pairs have no `{key}`; they count as the hardest", numbers.len()));
+    }
+    Ok(numbers.into_iter().map(|number| number.unwrap_or(f64::NEG_INFINITY)).collect())
+}
+
+/// The pairs by falling ease; equal ones as they are given.
+fn easiest_first(ease: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..ease.len()).collect();
+    order.sort_by(|&a, &b| ease[b].total_cmp(&ease[a]));
+    order
+}
+
+/// The share of easy pairs at step `t` of `n_steps`; none where there are no pools.
+fn alpha(schedule: PairSchedule, t: usize, n_steps: usize) -> Option<f64> {
+    let time = t as f64 / n_steps.max(1) as f64;
+    match schedule {
+        PairSchedule::EasyToHard => Some(1.0 - time),
+        PairSchedule::HardToEasy => Some(time),
+        PairSchedule::Mixed => Some(0.5),
+        PairSchedule::Sorted => None,
+    }
+}
+
+/// How many of `n` pairs are easy: at least one, and not all.
+fn n_easy(n: usize, easy_share: f64) -> usize {
+    ((n as f64 * easy_share).round() as usize).clamp(1, n - 1)
+}
+
+/// The pairs of all steps, one after another.
+fn curriculum(easiest_first: &[usize], config: &CurriculumConfig, seed: Seed) -> Vec<usize> {
+    let total = easiest_first.len() * config.epochs as usize;
+    let n_steps = total.div_ceil(config.batch_size);
+    let (easy, hard) = easiest_first.split_at(n_easy(easiest_first.len(), config.easy_share));
+    let (mut easy, mut hard) = (Pool::new(easy, seed.child("easy", 0)), Pool::new(hard, seed.child("hard", 0)));
+    let mut draws = seed.child("draws", 0).rng();
+    let pair = |place: usize| match alpha(config.schedule, place / config.batch_size, n_steps) {
+        Some(alpha) if draws.bernoulli(alpha) => easy.next(),
+        Some(_) => hard.next(),
+        None => easiest_first[place % easiest_first.len()],
+    };
+    (0..total).map(pair).collect()
+}
+
+/// Pairs that are drawn without repetition until all were, and then again.
+struct Pool {
+    all: Vec<usize>,
+    left: Vec<usize>,
+    rng: Rng,
+}
+
+impl Pool {
+    fn new(all: &[usize], seed: Seed) -> Self {
+        Self { all: all.to_vec(), left: Vec::new(), rng: seed.rng() }
+    }
+
+    fn next(&mut self) -> usize {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.all);
+            self.rng.shuffle(&mut self.left);
+        }
+        self.left.pop().expect("a pool is not empty")
+    }
+}
+
+/// Logs α and the share of easy pairs that were drawn, step by step.
+fn log_order(order: &[usize], easiest_first: &[usize], config: &CurriculumConfig, ctx: &RunContext<'_>) {
+    let mut is_easy = vec![false; easiest_first.len()];
+    for &pair in &easiest_first[..n_easy(easiest_first.len(), config.easy_share)] {
+        is_easy[pair] = true;
+    }
+    let n_steps = order.len().div_ceil(config.batch_size);
+    for (step, pairs) in order.chunks(config.batch_size).enumerate() {
+        if let Some(alpha) = alpha(config.schedule, step, n_steps) {
+            ctx.scalar("curriculum/alpha", step as u64, alpha);
+        }
+        let share = pairs.iter().filter(|&&pair| is_easy[pair]).count() as f64 / pairs.len() as f64;
+        ctx.scalar("curriculum/easy_share", step as u64, share);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::{Device, ErrorKind, NoEvents, RecordedEvents, RewardModelConfig};
+
+    use super::*;
+    use crate::reward_models::LengthConfig;
+    use crate::testing::{Stage, assert_resumes_exactly, disliked_pairs, learn_from, likelihood_margins, pairs, tiny_checkpoint};
+
+    fn config(learner: &str, options: &Value) -> CurriculumConfig {
+        let mut options = options.clone();
+        options["optim"] = json!({ "lr": 3e-3, "schedule": "constant", "warmup_ratio": 0.0 });
+        options["save_every"] = json!(4);
+        CurriculumConfig {
+            learner: LearnerSpec::from_json(learner, &options.to_string()).expect("a learner"),
+            difficulty: Difficulty::GivenOrder,
+            epochs: 6,
+            batch_size: 4,
+            ..CurriculumConfig::default()
+        }
+    }
+
+    #[test]
+    fn alpha_and_the_expected_loss_match_the_goldens() {
+        for (t, golden) in [(0, 1.0), (1, 0.75), (2, 0.5), (4, 0.0)] {
+            assert_eq!(alpha(PairSchedule::EasyToHard, t, 4), Some(golden));
+            assert_eq!(alpha(PairSchedule::HardToEasy, t, 4), Some(1.0 - golden));
+            assert_eq!(alpha(PairSchedule::Mixed, t, 4), Some(0.5));
+        }
+        let alpha = alpha(PairSchedule::EasyToHard, 1, 4).expect("pools");
+        assert!((alpha * 0.658_760 + (1.0 - alpha) * 0.693_147 - 0.667_357).abs() < 1e-6);
+    }
+
+    #[test]
+    fn easy_pairs_give_way_to_hard_ones_step_by_step_and_pools_are_used_evenly() {
+        let easiest_first: Vec<usize> = (0..400).rev().collect();
+        let with = |schedule| CurriculumConfig {
+            schedule,
+            easy_share: 0.25,
+            epochs: 10,
+            batch_size: 100,
+            ..CurriculumConfig::default()
+        };
+        let order = |schedule| curriculum(&easiest_first, &with(schedule), Seed::root(3));
+        let rising = order(PairSchedule::EasyToHard);
+        assert_eq!(rising.len(), 4000);
+        let easy = |pairs: &[usize]| pairs.iter().filter(|pair| **pair >= 300).count();
+        for (step, pairs) in rising.chunks(100).enumerate() {
+            // Five standard deviations of a binomial of 100.
+            let expected = 100.0 * (1.0 - step as f64 / 40.0);
+            assert!((easy(pairs) as f64 - expected).abs() <= 25.0, "step {step}: {}", easy(pairs));
+        }
+        assert_eq!(easy(&rising[..100]), 100);
+        let mut counts = vec![0; 400];
+        rising.iter().for_each(|&pair| counts[pair] += 1);
+        for pool in [&counts[..300], &counts[300..]] {
+            let (least, most) = (pool.iter().min().expect("pairs"), pool.iter().max().expect("pairs"));
+            assert!(most - least <= 1, "between {least} and {most} times");
+        }
+        assert!(easy(&order(PairSchedule::HardToEasy)[..400]) < easy(&order(PairSchedule::HardToEasy)[3600..]));
+        assert_eq!(order(PairSchedule::Sorted)[..800], [&easiest_first[..], &easiest_first[..]].concat());
+        assert_eq!(rising, order(PairSchedule::EasyToHard));
+    }
+
+    #[test]
+    fn difficulty_comes_from_the_pair_or_the_reward_model_and_what_is_missing_is_told() {
+        let (stage, events) = (Stage::new(), RecordedEvents::default());
+        let ctx = stage.context(&events);
+        assert_eq!(known([Some(0.5), None, Some(2.0)].into_iter(), "margin", &ctx).expect("some")[1], f64::NEG_INFINITY);
+        assert!(format!("{:?}", events.take()).contains("1 of 3 preference pairs have no `margin`"));
+        assert_eq!(known([None, None].into_iter(), "margin", &ctx).expect_err("none").kind(), ErrorKind::InvalidData);
+        assert_eq!(easiest_first(&[0.5, 2.0, 0.5, f64::NEG_INFINITY]), [1, 0, 2, 3]);
+        let items = pairs(3);
+        let build = BuildContext::new(Device::Cpu, std::path::Path::new("."));
+        let mut length = LengthConfig::default().build(&build).expect("built");
+        let gaps = reward_gaps(&items, &mut *length, &ctx).expect("scored");
+        let longer = |pair: &PreferencePair| pair.chosen.len() as f64 - pair.rejected.len() as f64;
+        assert!(gaps.iter().zip(&items).all(|(gap, pair)| (gap - 0.01 * longer(pair)).abs() < 1e-9), "{gaps:?}");
+        // They are kept, and not asked for again.
+        assert_eq!(reward_gaps(&items, &mut *length, &ctx).expect("read"), gaps);
+        assert_eq!((n_easy(2, 0.9), n_easy(10, 0.01), n_easy(10, 0.5)), (1, 1, 5));
+    }
+
+    #[test]
+    fn the_learner_inside_learns_all_pairs_and_same_answers_are_left_out() {
+        for (learner, options) in [("dpo", json!({})), ("simpo", json!({})), ("kto", json!({ "learn_from": "pairs" }))] {
+            let (stage, events) = (Stage::new(), RecordedEvents::default());
+            let init = tiny_checkpoint(&stage);
+            let mut items = disliked_pairs(&init, 12);
+            items[11].rejected = items[11].chosen.clone();
+            let config = CurriculumConfig { epochs: 30, ..config(learner, &options) };
+            assert!(config.problems().is_empty(), "{:?}", config.problems());
+            let learned = learn_from(&config, &init, Feedback::Preferences(&items), &stage.context(&events)).expect("learned");
+            let margins = likelihood_margins(&learned, &items[..11]);
+            assert!(margins.iter().filter(|margin| **margin > 0.0).count() >= 9, "{learner}: {margins:?}");
+            let n_steps = if learner == "kto" { 2 * 11 * 30 / 4 } else { (11usize * 30).div_ceil(4) };
+            assert_eq!(events.scalars(&format!("{learner}/loss")).len(), n_steps);
+            assert!(format!("{:?}", events.take()).contains("1 of 12 preference pairs have the same answer twice"));
+        }
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        let config = config("dpo", &json!({}));
+        assert_resumes_exactly("dpo/loss", 9, |ctx| learn_from(&config, &init, Feedback::Preferences(&pairs(10)), ctx));
+    }
+
+    #[test]
+    fn learners_without_an_order_or_on_other_feedback_are_refused() {
+        let build = BuildContext::new(Device::Cpu, std::path::Path::new("."));
+        let refused = config("sft", &json!({})).build(&build).err().expect("another kind of feedback");
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+        let ppo =
+            CurriculumConfig { learner: LearnerSpec::from_json("ppo", "{}").expect("a learner"), ..CurriculumConfig::default() };
+        assert_eq!(ppo.problems()[0].path, "learner");
+        let by_tokens = config("dpo", &json!({ "batch_tokens": 100 }));
+        assert!(by_tokens.problems().iter().any(|problem| problem.message.contains("batch_tokens")));
+        let wrong = CurriculumConfig { easy_share: 1.0, batch_size: 0, ..config("dpo", &json!({})) };
+        let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["easy_share", "batch_size"]);
+        let stage = Stage::new();
+        let gap = CurriculumConfig { difficulty: Difficulty::RewardGap, ..config("dpo", &json!({})) };
+        assert!(gap.build(&build).expect("built").requires().reward_model);
+        let items = pairs(4);
+        let error = learn_from(&gap, &tiny_checkpoint(&stage), Feedback::Preferences(&items), &stage.context(&NoEvents));
+        assert_eq!(error.expect_err("no reward model").kind(), ErrorKind::MissingInput);
+    }
+}
