@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use farmhand_core::run::{StageDir, hash_path};
-use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, Response, ScoredCompletion};
+use farmhand_core::types::{
+    Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, Response, ScoredCompletion,
+};
 use farmhand_core::{
     BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
     PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,

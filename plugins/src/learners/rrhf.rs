@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::rl::ranked_lists::{RankedPlaces, ranking_accuracy, ranking_hinge};
+use crate::rl::ranked_lists::{ranking_accuracy, ranking_hinge};
 use crate::training::{
     Lists, Ranges, Record, Task, TextLogProbs, TextPass, TiedAnswers, TrainOptions, Training, shuffled_steps, start_training,
 };
@@ -174,6 +174,7 @@ mod tests {
     use farmhand_models::{EncodedText, TextCodec};
 
     use super::*;
+    use crate::rl::ranked_lists::RankedPlaces;
     use crate::testing::{
         Stage, assert_ranks, assert_resumes_exactly, assert_same_however_split, fast_optim, learn_from, ranked_lists, small_lora,
         tiny_checkpoint, with_context,
