@@ -8,7 +8,8 @@
 
 use farmhand_core::AnnotatorSpec;
 
-use crate::pool::PoolMember;
+use crate::order_swap::OrderSwapConfig;
+use crate::pool::{PoolConfig, PoolMember};
 use crate::rater::{RaterConfig, TasteWeights};
 
 /// The members of the default pool, all with weight 1.
@@ -46,30 +47,27 @@ pub(crate) fn default_members() -> Vec<PoolMember> {
 
 /// The annotator that wrappers hold when none is named: the default pool.
 pub(crate) fn default_annotator() -> AnnotatorSpec {
-    AnnotatorSpec::from_json("pool", "{}").expect("the pool is registered in this crate")
+    // Not read from text, for reading a member asks wrappers for their default, which is this.
+    AnnotatorSpec::of("pool", PoolConfig::default())
 }
 
 fn member(name: &str, config: RaterConfig) -> PoolMember {
-    entry(name, "rater", &rater_options(name, config))
+    PoolMember { name: name.to_owned(), weight: 1.0, annotator: rater(name, config) }
 }
 
 /// A member who is shown the answers in a drawn order.
 fn shuffled(name: &str, config: RaterConfig) -> PoolMember {
-    entry(name, "order_swap", &format!("{{\"inner\":{{\"rater\":{}}}}}", rater_options(name, config)))
-}
-
-fn rater_options(name: &str, config: RaterConfig) -> String {
-    serde_json::to_string(&RaterConfig { name: name.to_owned(), ..config }).expect("options are JSON")
-}
-
-fn entry(name: &str, component: &str, options: &str) -> PoolMember {
-    let annotator = AnnotatorSpec::from_json(component, options).expect("the embedded pool is valid");
+    let annotator = AnnotatorSpec::of("order_swap", OrderSwapConfig { inner: rater(name, config) });
     PoolMember { name: name.to_owned(), weight: 1.0, annotator }
+}
+
+fn rater(name: &str, config: RaterConfig) -> AnnotatorSpec {
+    AnnotatorSpec::of("rater", RaterConfig { name: name.to_owned(), ..config })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::pool::PoolConfig;
+    use super::*;
     use crate::testing::{Desk, comparison};
     use farmhand_core::types::Preference;
     use farmhand_core::{AnnotatorConfig, BuildContext, Device};

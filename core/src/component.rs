@@ -359,6 +359,12 @@ macro_rules! spec {
                 serde_json::from_str(&text).map_err(|error| Error::invalid_config(error.to_string()))
             }
 
+            /// The component of this name with options that are whole: nothing is read and no default is made, so that a default
+            /// may hold it.
+            pub fn of(name: &str, config: impl $config + 'static) -> Self {
+                Self { name: name.to_owned(), config: Arc::new(config) }
+            }
+
             /// The component's name.
             pub fn name(&self) -> &str {
                 &self.name
