@@ -71,7 +71,7 @@ impl FineTuning<'_> {
         if !answers.is_empty() && answers.iter().all(|answer| answer.weight == 0.0) {
             return Err(Error::invalid_data(format!("all {} {} have the weight 0", answers.len(), task.records)));
         }
-        let events = LaterSteps { inner: ctx.events, before: rounds.map_or(Ok(0), Rounds::steps_before)? };
+        let events = LaterSteps::new(ctx.events, rounds.map_or(Ok(0), Rounds::steps_before)?);
         let ctx = &RunContext { events: &events, ..*ctx };
         let (codec, model) = train.passes.load(init, ctx)?;
         let model = start_training(model, &train.passes, init, ctx.seed.child("lora", 0))?;

@@ -12,6 +12,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use farmhand_core::run::StageDir;
 use farmhand_core::{ADAPTER_CONFIG, Checkpoint, Error, Event, EventSink, Result, RunContext};
@@ -51,6 +52,16 @@ impl Round {
     /// The learner's context for this round: a folder and a seed of its own.
     pub fn context<'a>(&'a self, ctx: &RunContext<'a>) -> RunContext<'a> {
         RunContext { stage: &self.stage, seed: ctx.seed.child("round", self.number), ..*ctx }
+    }
+
+    /// Ends the round with a copy of a checkpoint that lies somewhere else: what a learner inside made, or where the round began.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn adopt(&self, made: &Checkpoint) -> Result<()> {
+        let dir = self.stage.checkpoint_dir();
+        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.stage.write_dir(&name, |dir| copy_folder(made.path(), dir, None)).map(drop)
     }
 }
 
@@ -175,7 +186,7 @@ impl Rounds {
     /// # Errors
     /// As [`Rounds::steps_before`].
     pub fn later_steps<'a>(&self, ctx: &RunContext<'a>) -> Result<LaterSteps<'a>> {
-        Ok(LaterSteps { inner: ctx.events, before: self.steps_before()? })
+        Ok(LaterSteps::new(ctx.events, self.steps_before()?))
     }
 
     /// Notes in a round's folder how many optimiser steps it makes; `ctx` is the round's.
@@ -197,14 +208,30 @@ impl Rounds {
 
 /// Passes events on, with the steps of scalars counted from those of earlier rounds on: a log has one number a name and step.
 pub struct LaterSteps<'a> {
-    pub(super) inner: &'a dyn EventSink,
-    pub(super) before: u64,
+    inner: &'a dyn EventSink,
+    before: u64,
+    /// Steps of this round that were heard of.
+    seen: AtomicU64,
+}
+
+impl<'a> LaterSteps<'a> {
+    pub(super) fn new(inner: &'a dyn EventSink, before: u64) -> Self {
+        Self { inner, before, seen: AtomicU64::new(0) }
+    }
+
+    /// How many steps the round made, as far as it told: what to note of a learner whose plan one does not know.
+    pub fn n_steps(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
+    }
 }
 
 impl EventSink for LaterSteps<'_> {
     fn emit(&self, event: Event) {
         self.inner.emit(match event {
-            Event::Scalar { name, step, value } => Event::Scalar { name, step: step + self.before, value },
+            Event::Scalar { name, step, value } => {
+                self.seen.fetch_max(step + 1, Ordering::SeqCst);
+                Event::Scalar { name, step: step + self.before, value }
+            }
             other => other,
         });
     }
@@ -287,5 +314,15 @@ mod tests {
         assert_eq!([RoundStart::Previous, RoundStart::Initial].map(|start| start.of(&after, &init) == &init), [false, true]);
         let made = rounds.result(&ctx).expect("copied");
         assert_eq!(made.path(), stage.stage.checkpoint_dir());
+    }
+
+    #[test]
+    fn steps_are_counted_on_and_other_events_pass() {
+        let events = farmhand_core::RecordedEvents::default();
+        let later = LaterSteps::new(&events, 10);
+        (0..3).for_each(|step| later.scalar("dpo/loss", step, 0.5));
+        later.info("hello");
+        assert_eq!(events.scalars("dpo/loss"), [(10, 0.5), (11, 0.5), (12, 0.5)]);
+        assert_eq!((later.n_steps(), events.take().len()), (3, 4));
     }
 }
