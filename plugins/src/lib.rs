@@ -31,6 +31,7 @@ mod tests {
             (ComponentKind::Learner, "preference_modeling"),
             (ComponentKind::Learner, "reward_modeling"),
             (ComponentKind::Learner, "sft"),
+            (ComponentKind::Learner, "spin"),
             (ComponentKind::Learner, "decision_transformer"),
             (ComponentKind::Learner, "expert_iteration"),
             (ComponentKind::Learner, "feedme"),

@@ -22,6 +22,7 @@ mod reward_weighted_regression;
 mod rrhf;
 mod sft;
 mod simpo;
+mod spin;
 mod steerlm;
 
 pub use attribute_regression::AttributeRegressionConfig;
@@ -46,4 +47,5 @@ pub use reward_weighted_regression::{RewardWeightedRegressionConfig, Weighting};
 pub use rrhf::{LengthNormalisation, RrhfConfig};
 pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
+pub use spin::SpinConfig;
 pub use steerlm::{Bootstrap, BootstrapUpdate, SteerlmConfig};

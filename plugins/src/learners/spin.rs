@@ -1,0 +1,381 @@
+//! Self-play fine-tuning: the policy learns to tell demonstrations from its own answers, round after round.
+//!
+//! Chen et al. 2024, <https://arxiv.org/abs/2401.01335>, equation 4.7. In round t the policy π_t answers each demonstration's
+//! instruction; the next policy minimises `−ln σ(β h)` with
+//! `h = [log π(y|x) − log π_t(y|x)] − [log π(y'|x) − log π_t(y'|x)]`, y the demonstration, y' the policy's own answer,
+//! log-probabilities summed over the response and its end-of-sequence token. It needs no judge and no preference, and stands still
+//! where own answers cannot be told from demonstrations.
+//!
+//! It is direct preference optimisation in rounds, with a reference that moves along: π_t, not the initial policy. An answer that
+//! was cut off has no end-of-sequence token to learn from. An answer that is the demonstration makes no pair. As in the paper, a
+//! round also takes the answers of the round before.
+
+use std::path::{Path, PathBuf};
+
+use farmhand_core::types::{Completion, Demonstration, FinishReason, Instruction, SamplingParams};
+use farmhand_core::{
+    BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, PolicySpec, Problem, Requirements,
+    Result, RunContext, Seed, register,
+};
+use farmhand_models::{Ending, LanguageModel, OptimConfig, save_checkpoint, selected_log_probs, sequence_sums};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::training::{
+    Answerer, Ranges, Record, Reference, Rounds, Task, TrainOptions, Training, admit, record_batch, sample_answers,
+    shuffled_steps, start_training,
+};
+
+register! {
+    kind: Learner, name: "spin", config: SpinConfig,
+    summary: "self-play fine-tuning: demonstrations against own answers, in rounds", paper: "https://arxiv.org/abs/2401.01335",
+}
+
+/// Options of `[learner.spin]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub struct SpinConfig {
+    /// Rounds of answering and training, ≥ 1. The paper has 4.
+    pub rounds: u64,
+    /// Strength β (the paper's λ) of the pull towards the policy that the round began with, > 0. The paper raises it to 5 in the
+    /// last round.
+    pub beta: f64,
+    /// Whether a round also learns from the answers of the round before, with the same demonstrations.
+    pub previous_answers: bool,
+    /// The policy that answers; by default `causal_lm` with the round's weights.
+    pub policy: PolicySpec,
+    /// How it answers, one answer to each instruction. The paper samples at temperature 1.
+    pub sampling: SamplingParams,
+    /// Records are pairs; a round's learning rate follows a schedule of its own. The paper: 2 epochs, batches of 64, 5e-7.
+    #[serde(flatten)]
+    pub train: TrainOptions,
+}
+
+impl Default for SpinConfig {
+    fn default() -> Self {
+        let optim = OptimConfig { lr: 5e-7, ..OptimConfig::default() };
+        Self {
+            rounds: 4,
+            beta: 0.1,
+            previous_answers: true,
+            policy: PolicySpec::from_json("causal_lm", "{}").expect("a component of this crate"),
+            sampling: SamplingParams::default(),
+            train: TrainOptions { epochs: 2, batch_size: 64, optim, ..TrainOptions::default() },
+        }
+    }
+}
+
+#[typetag::serde(name = "spin")]
+impl LearnerConfig for SpinConfig {
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Spin { config: self.clone(), base_dir: ctx.base_dir.to_owned() }))
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Ranges::new()
+            .rounds(self.rounds, &self.train.passes)
+            .positive("beta", self.beta)
+            .nested("policy", self.policy.problems())
+            .nested("sampling", self.sampling.problems())
+            .require("sampling.n", self.sampling.n == 1, "1: an answer to each demonstration", self.sampling.n)
+            .train(&self.train, Self::default().train.batch_size)
+            .problems()
+    }
+}
+
+struct Spin {
+    config: SpinConfig,
+    /// Where relative paths in the policy's options start.
+    base_dir: PathBuf,
+}
+
+const TASK: Task = Task { learner: "spin", role: "policy", doing: "self-play fine-tuning", records: "demonstrations" };
+
+impl Learner for Spin {
+    fn requires(&self) -> Requirements {
+        Requirements::policy_from(FeedbackKind::Demonstrations)
+    }
+
+    fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let Self { config, base_dir } = self;
+        let demonstrations = inputs.feedback.demonstrations()?;
+        let asked: Vec<Instruction> = demonstrations.iter().map(|shown| shown.instruction.clone()).collect();
+        let mut rounds = Rounds::open(config.rounds, inputs.init, ctx)?;
+        while let Some(round) = rounds.next_round()? {
+            let events = rounds.later_steps(ctx)?;
+            let ctx = &round.context(ctx);
+            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir };
+            let mut answers = sample_answers(who, &asked, &config.sampling, "answers", ctx)?;
+            let n_new = answers.len();
+            if let Some(before) = round.number.checked_sub(1).filter(|_| config.previous_answers) {
+                answers.extend(read_answers(&rounds.path(before))?);
+            }
+            let pairs = unlike(demonstrations, &answers);
+            let length: f64 = answers[..n_new].iter().map(|answer| f64::from(answer.n_tokens)).sum();
+            ctx.scalar("spin/response_length", round.number, length / n_new.max(1) as f64);
+            ctx.scalar("spin/identical", round.number, (answers.len() - pairs.len()) as f64);
+            if pairs.is_empty() {
+                ctx.events.warn(&format!("round {}: every answer is the demonstration, nothing is left to learn", round.number));
+                round.adopt(&round.start)?;
+            } else {
+                learn_round(config, &round.start, &pairs, &RunContext { events: &events, ..*ctx })?;
+                Rounds::note_steps(events.n_steps(), ctx)?;
+            }
+            rounds.finish(round)?;
+        }
+        rounds.result(ctx)
+    }
+}
+
+/// The answers that an earlier round left in its folder.
+fn read_answers(folder: &Path) -> Result<Vec<Completion>> {
+    let path = folder.join("answers.jsonl");
+    let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let read = |line: &str| {
+        serde_json::from_str(line)
+            .map_err(|error| Error::invalid_data(format!("`{}` holds no answers", path.display())).with_source(error))
+    };
+    text.lines().map(read).collect()
+}
+
+/// Each demonstration with the answers that are not the same text; the answers come in the order of the demonstrations, once or more.
+fn unlike<'a>(demonstrations: &'a [Demonstration], answers: &'a [Completion]) -> Vec<(&'a Demonstration, &'a Completion)> {
+    demonstrations.iter().cycle().zip(answers).filter(|(shown, answer)| shown.output != answer.output).collect()
+}
+
+/// One round: a policy that starts from `init`, with `init` as its reference.
+fn learn_round(
+    config: &SpinConfig,
+    init: &Checkpoint,
+    pairs: &[(&Demonstration, &Completion)],
+    ctx: &RunContext<'_>,
+) -> Result<Checkpoint> {
+    let (codec, policy) = config.train.passes.load(init, ctx)?;
+    let limit = config.train.token_limit(policy.config().max_positions());
+    let records = admit(pairs, TASK.records, limit, true, ctx, |(shown, answer)| {
+        let ending = if answer.finish == FinishReason::Length { Ending::Open } else { Ending::WithEos };
+        let shown = codec.encode(&shown.instruction, &shown.output, Ending::WithEos)?;
+        Ok(Record::new(&answer.instruction.id, [shown, codec.encode(&answer.instruction, &answer.output, ending)?]))
+    })?;
+    let reference = Reference::new(init, None, &policy)?.sums(&records, 1.0, config.train.passes.layout, None, ctx)?;
+    let policy = start_training(policy, &config.train.passes, init, ctx.seed.child("lora", 0))?;
+
+    let plan = shuffled_steps(&records, &config.train, ctx);
+    let run = |rows: &[usize], seed| run_pairs(&policy, &records, &reference, rows, config, seed);
+    let dry_run = |rows: &[usize]| run(rows, ctx.seed).map(drop);
+    let mut training = Training::start(TASK, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?;
+    while let Some(step) = training.next_step()? {
+        let pass = run(&step.picked, step.seed)?;
+        training.apply(&step, pass.loss)?;
+        training.log(&step, &[("margin", pass.margin), ("accuracy", pass.accuracy)]);
+        training.log(&step, &[("demonstration_log_ratio", pass.shown), ("answer_log_ratio", pass.own)]);
+    }
+    save_checkpoint(&policy, &codec, TASK.learner, ctx)
+}
+
+/// What some pairs tell; means over the pairs, log-ratios in nats.
+struct Pass {
+    loss: f64,
+    /// β h.
+    margin: f64,
+    /// Share of pairs with a positive margin; a margin of 0 counts half.
+    accuracy: f64,
+    shown: f64,
+    own: f64,
+}
+
+/// Runs the picked pairs through the policy, micro-batch by micro-batch, and adds the gradient of their mean loss. `reference` has the
+/// summed log-probabilities of demonstration and own answer, in nats, an entry a record.
+fn run_pairs(
+    policy: &LanguageModel,
+    records: &[Record],
+    reference: &[Vec<f32>],
+    picked: &[usize],
+    config: &SpinConfig,
+    seed: Seed,
+) -> Result<Pass> {
+    let n = picked.len() as f64;
+    // The numbers of `Pass` in their order; read once, for a look makes the host wait for the device.
+    let mut sums = Tensor::zeros([5], (Kind::Double, policy.device()));
+    let passes = &config.train.passes;
+    for rows in passes.micro_batching(policy.device()).groups(records, picked) {
+        // All demonstrations, then all own answers.
+        let batch = record_batch(records, &rows, passes.layout, policy.device(), Some(seed))?;
+        let selected = selected_log_probs(policy, &batch);
+        let values = sequence_sums(&selected.values, &batch);
+        let log_ratio = |side: usize| {
+            let reference: Vec<f32> = rows.iter().map(|&row| reference[row][side]).collect();
+            values.narrow(0, (side * rows.len()) as i64, rows.len() as i64)
+                - Tensor::from_slice(&reference).to_device(values.device())
+        };
+        let (shown, own) = (log_ratio(0), log_ratio(1));
+        let margin = (&shown - &own) * config.beta;
+        let losses = losses(&margin);
+        let accuracy = (margin.sign() + 1.0) * 0.5;
+        let numbers = [&losses, &margin, &accuracy, &shown, &own].map(|numbers| numbers.detach().sum(Kind::Double) / n);
+        sums += Tensor::stack(&numbers, 0);
+        selected.backward(&(losses.sum(Kind::Float) / n));
+    }
+    let [loss, margin, accuracy, shown, own] = [0, 1, 2, 3, 4].map(|i| sums.double_value(&[i]));
+    Ok(Pass { loss, margin, accuracy, shown, own })
+}
+
+/// The logistic loss of each pair, `[pairs]`, from β h.
+fn losses(margin: &Tensor) -> Tensor {
+    -margin.log_sigmoid()
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::{Device, Feedback, RecordedEvents};
+    use farmhand_models::{BatchLayout, LoraConfig, TextCodec};
+
+    use super::*;
+    use crate::testing::{
+        SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, demonstrations, fast_optim, lively_checkpoint, small_lora,
+        take_gradients, tiny_checkpoint,
+    };
+    use crate::training::PassOptions;
+
+    fn with(change: impl FnOnce(&mut SpinConfig)) -> SpinConfig {
+        let optim = fast_optim(3e-3);
+        let mut config = SpinConfig {
+            rounds: 2,
+            sampling: SamplingParams { max_new_tokens: 8, ..SamplingParams::default() },
+            train: TrainOptions { epochs: 4, batch_size: 4, save_every: 3, optim, ..TrainOptions::default() },
+            ..SpinConfig::default()
+        };
+        change(&mut config);
+        config
+    }
+
+    fn learn(config: &SpinConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+        let shown = demonstrations(8);
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback: Feedback::Demonstrations(&shown),
+            validation: None,
+            reward_model: None,
+            annotator: None,
+        };
+        config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    }
+
+    #[test]
+    fn the_loss_matches_the_golden_and_is_ln_2_where_the_round_begins() {
+        // Fixture A: log-ratios 0.4 and −0.3 at β = 0.1.
+        assert!((losses(&Tensor::from_slice(&[0.1 * 0.7])).double_value(&[0]) - 0.658_760).abs() < 1e-6);
+        let (stage, events) = (Stage::new(), RecordedEvents::default());
+        learn(&with(|_| ()), &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
+        let loss = events.scalars("spin/loss");
+        // Eight pairs in the first round, and those of the round before again in the second: 4 · 2 and 4 · 4 steps.
+        assert_eq!(loss.iter().map(|(step, _)| *step).collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
+        for first in [0, 8] {
+            assert!((loss[first].1 - std::f64::consts::LN_2).abs() < 1e-5, "the reference is where the round began: {loss:?}");
+        }
+        assert_eq!(events.scalars("spin/identical").len(), 2);
+    }
+
+    #[test]
+    fn demonstrations_become_likelier_than_own_answers() {
+        let (stage, events) = (Stage::new(), RecordedEvents::default());
+        let config = with(|config| (config.rounds, config.previous_answers, config.train.epochs) = (3, false, 8));
+        learn(&config, &tiny_checkpoint(&stage), &stage.context(&events)).expect("learned");
+        let last = |name: &str| events.scalars(name).last().expect("logged").1;
+        assert_eq!(last("spin/accuracy"), 1.0);
+        assert!(last("spin/demonstration_log_ratio") > last("spin/answer_log_ratio"));
+    }
+
+    #[test]
+    fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
+        let base = Stage::new();
+        let init = tiny_checkpoint(&base);
+        // In the second round.
+        assert_resumes_exactly("spin/loss", 15, |ctx| learn(&with(|_| ()), &init, ctx));
+        let lively = lively_checkpoint(&base);
+        let lora = with(|config| config.train.passes.lora = Some(small_lora()));
+        assert_resumes_exactly("spin/loss", 15, |ctx| learn(&lora, &lively, ctx));
+    }
+
+    #[test]
+    fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
+        let stage = Stage::new();
+        let init = tiny_checkpoint(&stage);
+        let codec = TextCodec::load(&init, None).expect("a codec");
+        let policy = LanguageModel::load(init.path(), tch::Device::Cpu).expect("loaded");
+        policy.set_trainable(true);
+        let encode = |shown: &Demonstration| {
+            let text = |output: &str, ending| codec.encode(&shown.instruction, output, ending).expect("encoded");
+            Record::new(&shown.instruction.id, [text(&shown.output, Ending::WithEos), text("the mat", Ending::Open)])
+        };
+        let records: Vec<Record> = demonstrations(8).iter().map(encode).collect();
+        let reference: Vec<Vec<f32>> = (0..8).map(|i| vec![-8.0 - i as f32, -9.0 + 0.5 * i as f32]).collect();
+        let gradients = |layout, size, tokens| {
+            let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
+            let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+            let config = with(|config| config.train.passes = passes);
+            let pass = run_pairs(&policy, &records, &reference, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Seed::root(0)).expect("run");
+            (pass.loss, take_gradients(policy.parameters()))
+        };
+        let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
+        for (layout, size, tokens) in SPLITS {
+            let (same_loss, same) = gradients(layout, size, tokens);
+            assert!((loss - same_loss).abs() < 1e-6);
+            assert_same_gradients(&same, &expected, 1e-6);
+        }
+    }
+
+    #[test]
+    fn answers_that_are_the_demonstration_make_no_pair_and_none_at_all_ends_the_round() {
+        let shown = demonstrations(2);
+        let answer = |i: usize, output: &str| Completion {
+            instruction: shown[i].instruction.clone(),
+            output: output.to_owned(),
+            model: "test".to_owned(),
+            sample: 0,
+            finish: FinishReason::Stop,
+            n_tokens: 1,
+            log_prob: None,
+        };
+        let answers = [answer(0, "something"), answer(1, &shown[1].output), answer(0, &shown[0].output), answer(1, "else")];
+        let outputs: Vec<_> = unlike(&shown, &answers).into_iter().map(|(a, b)| (a.output.as_str(), b.output.as_str())).collect();
+        assert_eq!(outputs, [(shown[0].output.as_str(), "something"), (shown[1].output.as_str(), "else")]);
+
+        // A policy that says what is shown: greedy answers are the demonstrations.
+        let (stage, events) = (Stage::new(), RecordedEvents::default());
+        let (init, ctx) = (tiny_checkpoint(&stage), stage.context(&events));
+        let sampling = SamplingParams { temperature: 0.0, max_new_tokens: 8, ..SamplingParams::default() };
+        let who = Answerer { policy: &SpinConfig::default().policy, checkpoint: &init, base_dir: Path::new(".") };
+        let asked: Vec<Instruction> = shown.iter().map(|shown| shown.instruction.clone()).collect();
+        let said = sample_answers(who, &asked, &sampling, "said", &ctx).expect("answered");
+        let shown: Vec<Demonstration> =
+            said.into_iter().map(|answer| Demonstration { instruction: answer.instruction, output: answer.output }).collect();
+        let inputs = LearnerInputs {
+            init: &init,
+            reference: None,
+            feedback: Feedback::Demonstrations(&shown),
+            validation: None,
+            reward_model: None,
+            annotator: None,
+        };
+        let mut spin = Spin { config: with(|config| config.sampling = sampling), base_dir: ".".into() };
+        let made = spin.learn(inputs, &ctx).expect("nothing to learn");
+        let bytes = |checkpoint: &Checkpoint| std::fs::read(checkpoint.path().join("model.safetensors")).expect("read");
+        assert!(bytes(&made) == bytes(&init));
+        assert!(format!("{:?}", events.take()).contains("every answer is the demonstration"));
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        assert_eq!(SpinConfig::default().problems(), []);
+        let mut config = with(|config| {
+            config.train.passes.lora = Some(LoraConfig { output: farmhand_models::AdapterOutput::Adapter, ..small_lora() })
+        });
+        config.sampling.n = 2;
+        let paths: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["lora.output", "sampling.n"]);
+    }
+}
