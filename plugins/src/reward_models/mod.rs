@@ -10,6 +10,7 @@ mod pair_reading;
 mod preference_model;
 mod reading_rule;
 mod scoring;
+mod self_reward;
 
 pub use attribute_heads::AttributeHeads;
 pub use attributes::AttributesConfig;
@@ -20,3 +21,4 @@ pub use likelihood::LikelihoodConfig;
 pub use pair_reading::{AnswerPair, PairReader, PairReading, both_orders, p_first};
 pub use preference_model::PreferenceModelConfig;
 pub use reading_rule::ReadingRule;
+pub use self_reward::SelfRewardConfig;
