@@ -27,6 +27,7 @@ mod tests {
         for (kind, name) in [
             (ComponentKind::Learner, "attribute_regression"),
             (ComponentKind::Learner, "dpo"),
+            (ComponentKind::Learner, "iterative"),
             (ComponentKind::Learner, "ppo"),
             (ComponentKind::Learner, "preference_modeling"),
             (ComponentKind::Learner, "reward_modeling"),
@@ -53,6 +54,7 @@ mod tests {
             (ComponentKind::RewardModel, "length"),
             (ComponentKind::RewardModel, "likelihood"),
             (ComponentKind::RewardModel, "preference_model"),
+            (ComponentKind::RewardModel, "self_reward"),
         ] {
             assert!(component_names(kind).contains(&name), "{name}");
         }
@@ -109,6 +111,12 @@ mod tests {
         assert_eq!(problems("ppo", ppo), []);
         let lists = json!({ "learn_from": "all_pairs", "margin": "llama2_small", "ties": { "davidson": { "nu": 1.0 } } });
         assert_eq!(problems("reward_modeling", lists), []);
+        let online = json!({
+            "scorer": { "own": { "self_reward": {} } },
+            "selection": { "rso": { "beta": 0.5, "accept": 4 } },
+            "learner": { "dpo": { "link": "hinge" } },
+        });
+        assert_eq!(problems("iterative", online), []);
     }
 
     #[test]
