@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::rl::reduction::Reduction;
 use crate::training::{
     Answerer, FineTuning, Imitated, Ranges, RoundStart, Rounds, Task, TrainOptions, answerable, best_answers,
-    instructions_of_round, log_scored, scored_answers,
+    instructions_of_round, log_kl, log_scored, scored_answers,
 };
 
 register! {
@@ -43,6 +43,8 @@ pub struct ExpertIterationConfig {
     pub instructions_per_round: Option<usize>,
     /// Which weights a round's fine-tuning starts from. The answers always come from the round before.
     pub start: RoundStart,
+    /// Measure the divergence from the initial policy on each round's answers and log it as `kl`: two forward passes over them.
+    pub measure_kl: bool,
     /// The policy that answers; by default `causal_lm` with the weights of the round before.
     pub policy: PolicySpec,
     /// How it answers: `n` answers to choose from, ≥ 2.
@@ -61,6 +63,7 @@ impl Default for ExpertIterationConfig {
             rounds: 3,
             instructions_per_round: None,
             start: RoundStart::Previous,
+            measure_kl: true,
             policy: PolicySpec::from_json("causal_lm", "{}").expect("a component of this crate"),
             sampling: SamplingParams { n: 16, ..SamplingParams::default() },
             reduction: Reduction::TokenMean,
@@ -127,6 +130,9 @@ impl Learner for ExpertIteration {
             let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir };
             let scored = scored_answers(who, &asked, &config.sampling, &mut *reward_model, ctx)?;
             let n_untied = log_scored(TASK.learner, round.number, &scored, n, ctx)?;
+            if config.measure_kl {
+                log_kl(TASK.learner, &round, inputs.reference.unwrap_or(inputs.init), &scored, &config.train.passes, ctx)?;
+            }
 
             let best = best_answers(&scored, n, n_untied)?;
             let best: Vec<Imitated> = best.into_iter().map(|answer| Imitated::sampled(&answer.completion)).collect();
@@ -166,6 +172,8 @@ mod tests {
         let reward = events.scalars("expert_iteration/reward");
         assert_eq!(reward.iter().map(|(round, _)| *round).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(reward[2].1 > reward[0].1 + 0.05, "{reward:?}");
+        let kl = events.scalars("expert_iteration/kl");
+        assert!(kl.len() == 3 && kl[0].1 == 0.0 && kl[2].1 > 0.0, "{kl:?}");
         let steps: Vec<u64> = events.scalars("expert_iteration/loss").iter().map(|(step, _)| *step).collect();
         assert_eq!(steps, (0..3 * 2 * 3).collect::<Vec<_>>());
         // What each round answered stays.

@@ -20,7 +20,10 @@ use crate::training::{FineTuning, Imitated, Ranges, Task, TrainOptions, scores_o
 register! {
     kind: Learner, name: "feedme", config: FeedmeConfig,
     summary: "supervised fine-tuning on preferred or highly rated answers", paper: "https://arxiv.org/abs/2305.14387",
-    presets: { "open_ai": "OpenAI's filter by ratings from 1 to 7" => FeedmeConfig::open_ai() },
+    presets: {
+        "alpaca_farm": "AlpacaFarm's binary FeedME" => FeedmeConfig::alpaca_farm(),
+        "open_ai": "OpenAI's filter by ratings from 1 to 7" => FeedmeConfig::open_ai(),
+    },
 }
 
 /// Options of `[learner.feedme]`.
@@ -60,6 +63,12 @@ impl Default for FeedmeConfig {
 }
 
 impl FeedmeConfig {
+    /// AlpacaFarm's: winners, with its recipe of supervised fine-tuning.
+    pub fn alpaca_farm() -> Self {
+        let defaults = Self::default();
+        Self { train: TrainOptions { batch_size: 128, ..defaults.train }, ..defaults }
+    }
+
     /// OpenAI's: answers rated 7 of 7.
     pub fn open_ai() -> Self {
         Self { keep: Keep::Rated { threshold: 7.0 }, ..Self::default() }
@@ -200,6 +209,7 @@ mod tests {
         };
         assert_eq!(requires(&FeedmeConfig::default()), FeedbackKind::Preferences);
         assert_eq!(requires(&FeedmeConfig::open_ai()), FeedbackKind::Scored);
+        assert_eq!(requires(&FeedmeConfig::alpaca_farm()), FeedbackKind::Preferences);
         let wrong = config(Keep::Rated { threshold: f64::NAN });
         assert_eq!(wrong.problems()[0].path, "keep.rated.threshold");
     }

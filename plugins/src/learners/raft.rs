@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::rl::reduction::Reduction;
 use crate::rl::selection::{effective_sample_size, kl_adjusted, soft_weights, top_fraction};
 use crate::training::{
-    Answerer, FineTuning, Imitated, Ranges, Rounds, Task, TrainOptions, answerable, best_answers, instructions_of_round,
-    log_ratios, log_scored, scored_answers, scores_of,
+    Answerer, FineTuning, Imitated, Ranges, Rounds, Task, TrainOptions, answerable, best_answers, instructions_of_round, log_kl,
+    log_scored, scored_answers, scores_of,
 };
 
 register! {
@@ -48,6 +48,8 @@ pub struct RaftConfig {
     pub selection: RaftSelection,
     /// Weight β of the log-ratio to the initial policy in the ranking, ≥ 0. The paper tries 0.005, 0.01 and 0.1.
     pub kl_weight: f64,
+    /// Measure the divergence from the initial policy on each stage's answers and log it as `kl`: two forward passes over them.
+    pub measure_kl: bool,
     /// The policy that answers; by default `causal_lm` with the weights of the stage before.
     pub policy: PolicySpec,
     /// How it answers: `n` answers to each instruction (K). The paper has 8, 16 or 32 at temperatures 0.7 to 1.
@@ -86,6 +88,7 @@ impl Default for RaftConfig {
             instructions_per_round: 2048,
             selection: RaftSelection::Local,
             kl_weight: 0.0,
+            measure_kl: true,
             policy: PolicySpec::from_json("causal_lm", "{}").expect("a component of this crate"),
             sampling: SamplingParams { n: 8, temperature: 0.85, max_new_tokens: 128, ..SamplingParams::default() },
             reduction: Reduction::TokenMean,
@@ -148,10 +151,8 @@ impl Learner for Raft {
             let n = config.sampling.n as usize;
             let n_untied = log_scored(TASK.learner, round.number, &scored, n, ctx)?;
 
-            if config.kl_weight > 0.0 {
-                let answers: Vec<_> = scored.iter().map(|answer| answer.completion.clone()).collect();
-                let ratios = log_ratios(&round.start, reference, &answers, &config.train.passes, ctx)?;
-                ctx.scalar("raft/kl", round.number, ratios.iter().sum::<f64>() / ratios.len() as f64);
+            if config.measure_kl || config.kl_weight > 0.0 {
+                let ratios = log_kl(TASK.learner, &round, reference, &scored, &config.train.passes, ctx)?;
                 let adjusted = kl_adjusted(&scores_of(&scored), &ratios, config.kl_weight);
                 scored.iter_mut().zip(adjusted).for_each(|(answer, score)| answer.score = score);
             }
@@ -237,7 +238,7 @@ mod tests {
             learn_from_prompts(&config, 12, &tiny_checkpoint(&stage), &mut LikesE, &stage.context(&events)).expect("learned");
             let reward = events.scalars("raft/reward");
             assert!(reward.len() == 4 && reward[3].1 > reward[0].1 + 0.05, "{selection:?}: {reward:?}");
-            assert!(events.scalars("raft/kl").is_empty());
+            assert!(events.scalars("raft/kl")[3].1 > 0.0);
         }
     }
 

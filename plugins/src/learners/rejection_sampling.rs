@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::rl::reduction::Reduction;
 use crate::training::{
     Answerer, FineTuning, Imitated, Ranges, RoundStart, Rounds, Task, TrainOptions, answerable, best_answers,
-    instructions_of_round, log_scored, scored_answers,
+    instructions_of_round, log_kl, log_scored, scored_answers,
 };
 
 register! {
@@ -48,6 +48,8 @@ pub struct RejectionSamplingConfig {
     pub replay: RoundsReplayed,
     /// Which weights a round's fine-tuning starts from. The answers always come from the round before.
     pub start: RoundStart,
+    /// Measure the divergence from the initial policy on each round's answers and log it as `kl`: two forward passes over them.
+    pub measure_kl: bool,
     /// The policy that answers; by default `causal_lm` with the weights of the round before. One that names a larger model makes
     /// this distillation, as Llama 2's smaller models were made from the answers of the largest.
     pub policy: PolicySpec,
@@ -81,6 +83,7 @@ impl Default for RejectionSamplingConfig {
             instructions_per_round: None,
             replay: RoundsReplayed::AllRounds,
             start: RoundStart::Initial,
+            measure_kl: true,
             policy: PolicySpec::from_json("causal_lm", "{}").expect("a component of this crate"),
             sampling: SamplingParams { n: 10, ..SamplingParams::default() },
             temperatures: Vec::new(),
@@ -139,6 +142,9 @@ impl Learner for RejectionSampling {
             let sampling = SamplingParams { temperature: config.temperature(round.number), ..config.sampling.clone() };
             let scored = scored_answers(who, &asked, &sampling, &mut *reward_model, ctx)?;
             let n_untied = log_scored(TASK.learner, round.number, &scored, n, ctx)?;
+            if config.measure_kl {
+                log_kl(TASK.learner, &round, inputs.reference.unwrap_or(inputs.init), &scored, &config.train.passes, ctx)?;
+            }
 
             let mut best: Vec<ScoredCompletion> = match config.replay {
                 RoundsReplayed::LastRound => Vec::new(),

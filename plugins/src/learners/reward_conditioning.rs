@@ -25,6 +25,7 @@ use crate::training::{Controls, FineTuning, Imitated, Ranges, Task, TrainOptions
 register! {
     kind: Learner, name: "reward_conditioning", config: RewardConditioningConfig,
     summary: "imitation of good and bad answers behind a control that says which", paper: "https://arxiv.org/abs/2302.08582",
+    presets: { "alpaca_farm": "AlpacaFarm's binary reward conditioning" => RewardConditioningConfig::alpaca_farm() },
 }
 
 /// Options of `[learner.reward_conditioning]`.
@@ -70,6 +71,14 @@ impl Default for RewardConditioningConfig {
             reduction: Reduction::TokenMean,
             train: TrainOptions { epochs: 3, validate_every: 200, optim, ..TrainOptions::default() },
         }
+    }
+}
+
+impl RewardConditioningConfig {
+    /// AlpacaFarm's: binary, with its recipe of supervised fine-tuning.
+    pub fn alpaca_farm() -> Self {
+        let defaults = Self::default();
+        Self { train: TrainOptions { batch_size: 128, ..defaults.train }, ..defaults }
     }
 }
 
@@ -277,6 +286,7 @@ mod tests {
         let wrong = RewardConditioningConfig { control: "quality".into(), plain_share: 1.0, ..config(Levels::Bins { n: 1 }) };
         let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, ["levels.bins.n", "control", "plain_share"]);
+        assert!(RewardConditioningConfig::alpaca_farm().problems().is_empty());
     }
 
     #[test]

@@ -2,7 +2,12 @@
 //! `quark` or `steerlm` is used.
 //!
 //! The control is the one that asks for the best answer, or any other that the model knows, so that a sweep over its values shows
-//! whether the model follows it (Korbak et al. 2023, <https://arxiv.org/abs/2302.08582>, section 3).
+//! whether the model follows it (Korbak et al. 2023, <https://arxiv.org/abs/2302.08582>). In an experiment:
+//!
+//! ```toml
+//! [methods.conditioning.learner.reward_conditioning]
+//! [methods.conditioning.policy.conditioned]
+//! ```
 
 use std::path::PathBuf;
 

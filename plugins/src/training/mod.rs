@@ -27,7 +27,7 @@ pub use fine_tuning::{FineTuning, Imitated};
 pub use imitation::{imitation_loss, imitation_step};
 pub use learner_options::{PassOptions, RecordOrder, TrainOptions};
 pub use lists::{Lists, TiedAnswers};
-pub use log_ratios::{answer_log_probs, log_ratios};
+pub use log_ratios::{answer_log_probs, log_kl, log_ratios};
 pub use memory::{MemoryNeeds, Trainee, held};
 pub use micro_batching::MicroBatching;
 pub use options::Ranges;

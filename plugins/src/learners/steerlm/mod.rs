@@ -21,12 +21,12 @@ mod labels;
 mod posterior;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use farmhand_core::types::{Completion, Instruction, RatedCompletion, SamplingParams};
 use farmhand_core::{
     BuildContext, Checkpoint, FeedbackKind, Learner, LearnerConfig, LearnerInputs, PolicySpec, Problem, Requirements, Result,
-    RewardModel, RewardModelSpec, RunContext, register,
+    RewardModelSpec, RunContext, register,
 };
 use farmhand_models::OptimConfig;
 use schemars::JsonSchema;
@@ -74,7 +74,7 @@ pub struct SteerlmConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct Bootstrap {
     /// A reward model for each attribute, by its name; its score is the attribute's value on the raters' scale: `attributes` with one
-    /// weight of 1, for example.
+    /// weight of 1, for example. Each names its model.
     pub attribute_models: BTreeMap<String, RewardModelSpec>,
     /// The policy that answers; by default `causal_lm` with the weights of the first round.
     pub policy: PolicySpec,
@@ -131,9 +131,7 @@ impl Default for SteerlmConfig {
 #[typetag::serde(name = "steerlm")]
 impl LearnerConfig for SteerlmConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
-        let specs = self.bootstrap.iter().flat_map(|bootstrap| &bootstrap.attribute_models);
-        let models = specs.map(|(name, spec)| Ok((name.clone(), spec.build(ctx)?))).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(Steerlm { config: self.clone(), models, base_dir: ctx.base_dir.to_owned() }))
+        Ok(Box::new(Steerlm { config: self.clone(), base_dir: ctx.base_dir.to_owned() }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -181,9 +179,7 @@ impl LearnerConfig for SteerlmConfig {
 
 struct Steerlm {
     config: SteerlmConfig,
-    /// The attribute models of the second round.
-    models: Vec<(String, Box<dyn RewardModel>)>,
-    /// Where relative paths in the policy's options start.
+    /// Where relative paths in the options of the policy and the attribute models start.
     base_dir: PathBuf,
 }
 
@@ -195,7 +191,7 @@ impl Learner for Steerlm {
     }
 
     fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
-        let Self { config, models, base_dir } = self;
+        let Self { config, base_dir } = self;
         let rated = inputs.feedback.rated()?;
         let labels = Labels::of(rated, config)?;
         let controls = Controls::open(&config.control, labels.wanted[0].0.clone());
@@ -237,7 +233,7 @@ impl Learner for Steerlm {
             let (instructions, wanted): (Vec<Instruction>, Vec<String>) = kept.unzip();
             let who = Answerer { policy: &bootstrap.policy, checkpoint: &round.start, base_dir };
             let asked = sample_answers(who, &asked, &bootstrap.sampling, "answers", ctx)?;
-            let own = rate(&asked, &instructions, n, models, ctx)?;
+            let own = rate(&asked, &instructions, n, &bootstrap.attribute_models, base_dir, ctx)?;
             match bootstrap.update {
                 BootstrapUpdate::Imitate { start } => {
                     let all = [answers.clone(), labels.conditioned(&own, &controls)].concat();
@@ -262,14 +258,18 @@ fn rate(
     answers: &[Completion],
     instructions: &[Instruction],
     n: usize,
-    models: &mut [(String, Box<dyn RewardModel>)],
+    models: &BTreeMap<String, RewardModelSpec>,
+    base_dir: &Path,
     ctx: &RunContext<'_>,
 ) -> Result<Vec<RatedCompletion>> {
     let plain = |(i, answer): (usize, &Completion)| Completion { instruction: instructions[i / n].clone(), ..answer.clone() };
     let answers: Vec<Completion> = answers.iter().enumerate().map(plain).collect();
     let mut ratings: Vec<BTreeMap<String, f64>> = vec![BTreeMap::new(); answers.len()];
-    for (i, (name, model)) in models.iter_mut().enumerate() {
-        let scores = score_answers(&mut **model, &answers, &format!("ratings-{i}"), ctx)?;
+    let build = BuildContext::new(ctx.device, base_dir);
+    for (i, (name, spec)) in models.iter().enumerate() {
+        // One at a time: each may be a model of its own.
+        let mut model = spec.build(&build)?;
+        let scores = score_answers(&mut *model, &answers, &format!("ratings-{i}"), ctx)?;
         ctx.scalar(&format!("steerlm/{name}"), 1, scores.iter().sum::<f64>() / scores.len().max(1) as f64);
         for (ratings, score) in ratings.iter_mut().zip(scores) {
             ratings.insert(name.clone(), score);
@@ -283,8 +283,6 @@ fn rate(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use farmhand_core::{Device, Feedback, RecordedEvents};
 
     use super::*;

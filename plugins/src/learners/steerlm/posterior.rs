@@ -44,8 +44,8 @@ pub(super) fn groups(
     ctx: &RunContext<'_>,
 ) -> Result<Vec<Group>> {
     let n = asked.len() / wanted_labels.len().max(1);
-    let sampled = answer_log_probs(sampler, asked, passes, ctx)?;
-    let plain: Vec<Completion> = rated.iter().map(|answer| answer.completion.clone()).collect();
+    let sampled = answer_log_probs(sampler, &asked.iter().collect::<Vec<_>>(), passes, ctx)?;
+    let plain: Vec<&Completion> = rated.iter().map(|answer| &answer.completion).collect();
     let prior = answer_log_probs(prior, &plain, passes, ctx)?;
     let group = |(i, label): (usize, &String)| {
         let places = i * n..(i + 1) * n;
