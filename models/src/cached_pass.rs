@@ -49,13 +49,15 @@ pub(crate) struct CachedPass<'a> {
     cache: &'a mut PagedCache,
     at: Located,
     positions: Tensor,
+    /// The layer of the cache that is the model's first.
+    first_layer: usize,
 }
 
 impl<'a> CachedPass<'a> {
     /// The pass over the tokens of a plan, on the model's device.
-    pub(crate) fn new(cache: &'a mut PagedCache, plan: &Plan, device: Device) -> Self {
+    pub(crate) fn new(cache: &'a mut PagedCache, plan: &Plan, first_layer: usize, device: Device) -> Self {
         let at = cache.locate(plan);
-        Self { cache, at, positions: indices(plan.positions(), device) }
+        Self { cache, at, positions: indices(plan.positions(), device), first_layer }
     }
 
     fn has_kernels(&self) -> bool {
@@ -69,7 +71,7 @@ impl Pass for CachedPass<'_> {
     }
 
     fn attend(&mut self, layer: usize, attention: &Attention, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
-        self.cache.attend(&self.at, layer, attention, [queries, keys, values])
+        self.cache.attend(&self.at, self.first_layer + layer, attention, [queries, keys, values])
     }
 
     fn linear(&self, linear: &Linear, x: &Tensor) -> Tensor {

@@ -92,8 +92,56 @@ pub fn generate(
     options: &GenerateOptions,
     on_done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Generated>> {
+    generate_from(model, None, tokenizer, requests, options, on_done)
+}
+
+/// Another model whose distribution of each token is mixed in.
+#[derive(Debug, Clone, Copy)]
+pub struct Mixture<'a> {
+    /// The other model; its vocabulary, and the sizes of its keys and values, are those of the first.
+    pub other: &'a LanguageModel,
+    /// Its weight m, in [0, 1].
+    pub weight: f64,
+}
+
+/// As [`generate`], from the geometric mixture of two models, token by token: with probability proportional to
+/// `p^(1−m) · p_other^m`.
+///
+/// # Errors
+/// As [`generate`], and when the two models do not fit together.
+pub fn generate_from_mixture(
+    model: &LanguageModel,
+    mixture: Mixture<'_>,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[GenerationRequest],
+    options: &GenerateOptions,
+    on_done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Generated>> {
+    let sizes = |model: &LanguageModel| {
+        let shape = model.config().shape();
+        (shape.vocab_size, shape.n_kv_heads, shape.head_dim, model.device(), model.head().kind())
+    };
+    if sizes(model) != sizes(mixture.other) || mixture.other.config().max_positions() < model.config().max_positions() {
+        return Err(Error::invalid_config("a mixture of two models whose sizes, types or devices differ")
+            .with_hint("mix a policy with the model that it was trained from"));
+    }
+    if !(0.0..=1.0).contains(&mixture.weight) {
+        return Err(Error::invalid_config(format!("the weight of a mixture is {}, expected one in [0, 1]", mixture.weight)));
+    }
+    check(mixture.other, tokenizer, requests, options)?;
+    generate_from(model, Some(mixture), tokenizer, requests, options, on_done)
+}
+
+fn generate_from(
+    model: &LanguageModel,
+    mixture: Option<Mixture<'_>>,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[GenerationRequest],
+    options: &GenerateOptions,
+    on_done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Generated>> {
     check(model, tokenizer, requests, options)?;
-    let mut cache = empty_cache(model, requests, options)?;
+    let mut cache = empty_cache(model, mixture, requests, options)?;
     let room = |n_prompt| room(model, options, n_prompt);
     let mut batch = ContinuousBatch::new(requests, options.max_batch, options.prompt_tokens, room, is_penalised(options));
     let nameless = nameless_rows(model, tokenizer);
@@ -102,7 +150,7 @@ pub fn generate(
     no_grad(|| {
         while !batch.is_done() {
             let step = batch.next_step(&mut cache);
-            let logits = (!step.ids.is_empty()).then(|| tensor_work(|| compute(model, &step, &mut cache)));
+            let logits = (!step.ids.is_empty()).then(|| tensor_work(|| compute(model, mixture, &step, &mut cache)));
             if let Some(mut logits) = batch.logits(&step, logits, &mut cache) {
                 if let Some(rows) = &nameless {
                     let _ = logits.index_fill_(1, rows, NEVER);
@@ -186,11 +234,16 @@ fn room(model: &LanguageModel, options: &GenerateOptions, n_prompt: usize) -> us
     (options.sampling.max_new_tokens as usize).min(model.config().max_positions() - n_prompt)
 }
 
-/// A cache that can hold the longest text there may be.
-fn empty_cache(model: &LanguageModel, requests: &[GenerationRequest], options: &GenerateOptions) -> Result<PagedCache> {
+/// A cache that can hold the longest text there may be; the layers of a second model follow those of the first.
+fn empty_cache(
+    model: &LanguageModel,
+    mixture: Option<Mixture<'_>>,
+    requests: &[GenerationRequest],
+    options: &GenerateOptions,
+) -> Result<PagedCache> {
     let shape = model.config().shape();
     let shape = CacheShape {
-        n_layers: shape.n_layers,
+        n_layers: shape.n_layers + mixture.map_or(0, |mixture| mixture.other.config().n_layers()),
         n_kv_heads: shape.n_kv_heads,
         head_dim: shape.head_dim,
         block: options.cache.block,
@@ -204,13 +257,27 @@ fn empty_cache(model: &LanguageModel, requests: &[GenerationRequest], options: &
     Ok(cache)
 }
 
-/// Runs a step's tokens through the model; the logits `[rows, v]` of its rows.
-fn compute(model: &LanguageModel, step: &Step, cache: &mut PagedCache) -> Tensor {
+/// The logits `[rows, v]` of a step's rows, of the model or of the mixture.
+fn compute(model: &LanguageModel, mixture: Option<Mixture<'_>>, step: &Step, cache: &mut PagedCache) -> Tensor {
+    let logits = run_step(model, 0, step, cache);
+    match mixture {
+        Some(Mixture { other, weight }) => mixed(&logits, &run_step(other, model.config().n_layers(), step, cache), weight),
+        None => logits,
+    }
+}
+
+/// Logits of the geometric mixture of two distributions at any temperature: normalisers are the same for all tokens of a row.
+fn mixed(logits: &Tensor, others: &Tensor, weight: f64) -> Tensor {
+    logits * (1.0 - weight) + others * weight
+}
+
+/// Runs a step's tokens through a model whose layers begin at `first_layer` of the cache; the logits `[rows, v]` of its rows.
+fn run_step(model: &LanguageModel, first_layer: usize, step: &Step, cache: &mut PagedCache) -> Tensor {
     let device = model.device();
     let cost = model.flops().cached_pass(step.plan.positions(), step.rows.len());
     count_pass(step.ids.len(), step.ids.len(), cost, 1.0);
     count_head(model.flops().head(step.rows.len()));
-    let mut pass = CachedPass::new(cache, &step.plan, device);
+    let mut pass = CachedPass::new(cache, &step.plan, first_layer, device);
     let hidden = model.run(&indices(&step.ids, device), &mut pass);
     let hidden = if step.rows.len() == step.ids.len() { hidden } else { hidden.index_select(0, &indices(&step.rows, device)) };
     model.logits_in(&hidden, &pass)
@@ -265,4 +332,91 @@ fn finish(text: &Text, tokenizer: Option<&Tokenizer>, options: &GenerateOptions)
         }
     }
     (text.tokens.len() >= text.room).then_some(FinishReason::Length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LlamaOptions, ModelConfig};
+
+    fn model(seed: u64) -> LanguageModel {
+        let options = LlamaOptions { vocab_size: 40, max_positions: 64, ..LlamaOptions::default() };
+        let model = LanguageModel::random(ModelConfig::tiny_llama(options), Seed::root(seed), tch::Device::Cpu).expect("made");
+        // What a random model says hardly depends on its text.
+        for (_, tensor) in model.parameters().iter().filter(|(_, tensor)| tensor.dim() == 2) {
+            no_grad(|| drop(tensor.shallow_clone().g_mul_scalar_(12.0)));
+        }
+        model
+    }
+
+    /// Two answers to each of three prompts.
+    fn requests() -> Vec<GenerationRequest> {
+        let request = |i: u64| GenerationRequest { prompt: vec![1 + i as u32 / 2; 5 + i as usize / 2], seed: Seed::root(i) };
+        (0..6).map(request).collect()
+    }
+
+    fn tokens(generated: Result<Vec<Generated>>) -> Vec<Vec<u32>> {
+        generated.expect("generated").into_iter().map(|generated| generated.tokens).collect()
+    }
+
+    fn options(temperature: f64) -> GenerateOptions {
+        let sampling = SamplingParams { temperature, max_new_tokens: 20, ..SamplingParams::default() };
+        GenerateOptions { sampling, max_batch: 4, ..GenerateOptions::default() }
+    }
+
+    #[test]
+    fn a_mixtures_distribution_matches_the_golden() {
+        let logits = |probabilities: [f64; 3]| Tensor::from_slice(&probabilities).log().unsqueeze(0);
+        let mixed = mixed(&(logits([0.7, 0.2, 0.1]) + 3.0), &logits([0.4, 0.4, 0.2]), 0.125);
+        let probabilities = Vec::<f64>::try_from(mixed.softmax(-1, tch::Kind::Double).view(-1)).expect("numbers");
+        let golden = [0.666_123, 0.222_585, 0.111_292];
+        assert!(probabilities.iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-6), "{probabilities:?}");
+    }
+
+    #[test]
+    fn a_mixture_with_all_weight_on_one_model_is_that_model_and_else_neither() {
+        let (one, other) = (model(1), model(2));
+        let requests = requests();
+        for temperature in [0.0, 1.0] {
+            let options = options(temperature);
+            let alone = |model: &LanguageModel| tokens(generate(model, None, &requests, &options, &mut |_| Ok(())));
+            let mixture = |weight: f64| {
+                let mixture = Mixture { other: &other, weight };
+                tokens(generate_from_mixture(&one, mixture, None, &requests, &options, &mut |_| Ok(())))
+            };
+            assert_eq!(mixture(0.0), alone(&one));
+            assert_eq!(mixture(1.0), alone(&other));
+            let half = mixture(0.5);
+            assert!(half != alone(&one) && half != alone(&other));
+        }
+    }
+
+    #[test]
+    fn a_mixtures_greedy_answer_is_the_one_that_whole_passes_give() {
+        let (one, other) = (model(1), model(2));
+        let mixture = Mixture { other: &other, weight: 0.3 };
+        let answers = tokens(generate_from_mixture(&one, mixture, None, &requests(), &options(0.0), &mut |_| Ok(())));
+        for (request, answer) in requests().iter().zip(answers) {
+            let mut ids = request.prompt.clone();
+            for token in answer {
+                let logits = |model: &LanguageModel| no_grad(|| model.logits(&model.hidden_of(&ids)));
+                let last = mixed(&logits(&one), &logits(&other), 0.3).get(ids.len() as i64 - 1);
+                assert_eq!(last.argmax(-1, false).int64_value(&[]), i64::from(token));
+                ids.push(token);
+            }
+        }
+    }
+
+    #[test]
+    fn models_that_do_not_fit_together_and_weights_out_of_range_are_refused() {
+        let one = model(1);
+        let wide = LlamaOptions { vocab_size: 48, max_positions: 64, ..LlamaOptions::default() };
+        let other = LanguageModel::random(ModelConfig::tiny_llama(wide), Seed::root(0), tch::Device::Cpu).expect("made");
+        let ask = |other: &LanguageModel, weight: f64| {
+            let mixture = Mixture { other, weight };
+            generate_from_mixture(&one, mixture, None, &requests(), &options(1.0), &mut |_| Ok(())).expect_err("refused")
+        };
+        assert!(ask(&other, 0.5).message().contains("differ"));
+        assert!(ask(&one, 1.5).message().contains("in [0, 1]"));
+    }
 }

@@ -86,7 +86,7 @@ pub use device::tch_device;
 pub use encoding::{EncodedText, Ending, TextCodec};
 pub use flops::{ModelFlops, PassFlops};
 pub use freeze::FreezeConfig;
-pub use generate::{GenerateOptions, Generated, GenerationRequest, generate, text_before_stop};
+pub use generate::{GenerateOptions, Generated, GenerationRequest, Mixture, generate, generate_from_mixture, text_before_stop};
 pub use gradient::{clip_factor, clip_gradients, gradient_norm, zero_gradients};
 pub use heads::{ScalarHead, ScalarModel};
 pub use language_model::LanguageModel;
