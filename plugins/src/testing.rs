@@ -5,11 +5,12 @@ use std::sync::Mutex;
 
 use farmhand_core::run::{StageDir, hash_path};
 use farmhand_core::types::{
-    Completion, Demonstration, FinishReason, Instruction, PreferencePair, RankedList, Response, ScoredCompletion,
+    Annotation, Comparison, Completion, Demonstration, FinishReason, Instruction, Preference, PreferencePair, RankedList,
+    Response, ScoredCompletion,
 };
 use farmhand_core::{
-    BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
-    PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
+    Annotator, BuildContext, CancelFlag, Checkpoint, Device, Error, ErrorKind, Event, EventSink, Feedback, LearnerConfig,
+    LearnerInputs, NoEvents, PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
 };
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile,
@@ -149,13 +150,16 @@ pub(crate) fn likelihood(checkpoint: &Checkpoint, instruction: &Instruction, out
     selected_log_probs_no_grad(&model, &batch).0.sum(tch::Kind::Double).double_value(&[])
 }
 
-/// Likes the letter e: its share of the answer's characters.
+/// Likes the letter e: scores an answer with its share of the characters.
 pub(crate) struct LikesE;
+
+fn share_of_e(text: &str) -> f64 {
+    text.chars().filter(|c| *c == 'e').count() as f64 / text.chars().count().max(1) as f64
+}
 
 impl RewardModel for LikesE {
     fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
-        let share = |text: &str| text.chars().filter(|c| *c == 'e').count() as f64 / text.chars().count().max(1) as f64;
-        Ok(items.iter().map(|item| share(item.output)).collect())
+        Ok(items.iter().map(|item| share_of_e(item.output)).collect())
     }
 }
 
@@ -168,6 +172,41 @@ impl RewardModel for Constant {
     }
 }
 
+/// Prefers the answer with the larger share of the letter e; fails at some comparisons, which their ids give, or at all.
+pub(crate) struct PrefersE {
+    /// One comparison in so many fails; 0 for none, 1 for all.
+    pub(crate) fails: u64,
+}
+
+#[async_trait::async_trait]
+impl Annotator for PrefersE {
+    fn id(&self) -> &str {
+        "prefers_e"
+    }
+
+    async fn annotate(&self, comparisons: &[Comparison], _: &RunContext<'_>) -> Vec<Result<Annotation>> {
+        let judge = |comparison: &Comparison| {
+            let number = comparison.id.bytes().map(u64::from).sum::<u64>();
+            if self.fails > 0 && number.is_multiple_of(self.fails) {
+                return Err(Error::new(ErrorKind::RemoteService, "the judge is out"));
+            }
+            let [first, second] = [&comparison.output_1, &comparison.output_2].map(|text| share_of_e(text));
+            let preference = match first.total_cmp(&second) {
+                std::cmp::Ordering::Greater => Preference::First,
+                std::cmp::Ordering::Less => Preference::Second,
+                std::cmp::Ordering::Equal => Preference::Tie,
+            };
+            Ok(Annotation::new(self.id(), preference))
+        };
+        comparisons.iter().map(judge).collect()
+    }
+}
+
+/// Lets a learner learn from ten instructions with [`LikesE`] and a [`PrefersE`] that never fails.
+pub(crate) fn learn_to_like_e(config: &dyn LearnerConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
+    learn_from_prompts(config, 10, init, &mut LikesE, ctx)
+}
+
 /// Lets a learner that answers and scores itself learn from `n` instructions.
 pub(crate) fn learn_from_prompts(
     config: &dyn LearnerConfig,
@@ -176,16 +215,37 @@ pub(crate) fn learn_from_prompts(
     reward_model: &mut dyn RewardModel,
     ctx: &RunContext<'_>,
 ) -> Result<Checkpoint> {
+    learn_from_judges(config, n, init, (reward_model, &PrefersE { fails: 0 }), ctx)
+}
+
+/// Lets a learner that answers itself and asks a reward model or an annotator learn from `n` instructions.
+pub(crate) fn learn_from_judges(
+    config: &dyn LearnerConfig,
+    n: usize,
+    init: &Checkpoint,
+    (reward_model, annotator): (&mut dyn RewardModel, &dyn Annotator),
+    ctx: &RunContext<'_>,
+) -> Result<Checkpoint> {
     let instructions = instructions(n);
+    let mut learner = config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?;
+    let requires = learner.requires();
     let inputs = LearnerInputs {
         init,
         reference: None,
         feedback: Feedback::Prompts(&instructions),
         validation: None,
-        reward_model: Some(reward_model),
-        annotator: None,
+        reward_model: if requires.reward_model { Some(reward_model) } else { None },
+        annotator: requires.annotator.then_some(annotator),
     };
-    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    learner.learn(inputs, ctx)
+}
+
+/// Means of the first and the last `n` values of a scalar.
+pub(crate) fn first_and_last(events: &RecordedEvents, scalar: &str, n: usize) -> (f64, f64) {
+    let values: Vec<f64> = events.scalars(scalar).into_iter().map(|(_, value)| value).collect();
+    assert!(values.len() >= n, "{} values of {scalar}", values.len());
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / n as f64;
+    (mean(&values[..n]), mean(&values[values.len() - n..]))
 }
 
 /// Lists of two, three and four answers in turn, with rewards; all of them in the order of one ranking.

@@ -33,6 +33,8 @@ pub enum Whitening {
     /// Real tokens only, sample variance, `(x − mean) / √(variance + 1e-8)`: TRL.
     #[default]
     Tokens,
+    /// Real tokens only, population variance, `(x − mean) / √max(variance, 1e-8)`: OpenRLHF.
+    TokensPopulation,
     /// All cells of the padded block, padding included, population deviation, `(x − mean) / (deviation + 1e-8)`:
     /// AlpacaFarm. The result depends on the padded width.
     AllCells,
@@ -45,6 +47,11 @@ impl Whitening {
         let (mean, scale) = match self {
             Self::Off => return values.shallow_clone(),
             Self::Tokens => (masked_mean(values, mask), (masked_variance(values, mask) + 1e-8).rsqrt()),
+            Self::TokensPopulation => {
+                let mean = masked_mean(values, mask);
+                let variance = masked_mean(&(values - &mean).square(), mask);
+                (mean, variance.clamp_min(1e-8).rsqrt())
+            }
             Self::AllCells => {
                 let mean = values.mean(values.kind());
                 let deviation = (values - &mean).square().mean(values.kind()).sqrt();
@@ -55,7 +62,7 @@ impl Whitening {
         if keep_mean {
             whitened += mean;
         }
-        if self == Self::Tokens { zero_masked(&whitened, mask) } else { whitened }
+        if self == Self::AllCells { whitened } else { zero_masked(&whitened, mask) }
     }
 }
 

@@ -28,6 +28,13 @@ impl MissingEnd {
     }
 }
 
+/// What a long response loses, in [−1, 0]: nothing up to `max_tokens − margin` tokens, then linearly more, 1 from `max_tokens` on.
+/// The soft punishment of DAPO (Yu et al. 2025, <https://arxiv.org/abs/2503.14476>, equation 13).
+pub fn overlong_penalty(length: usize, max_tokens: usize, margin: usize) -> f64 {
+    let free = max_tokens.saturating_sub(margin);
+    if length <= free { 0.0 } else { -(((length - free) as f64 / margin.max(1) as f64).min(1.0)) }
+}
+
 /// Rewards `[rollouts, tokens]`: minus `weight` times the divergence of each token, plus the score at the last token.
 ///
 /// `scores` `[rollouts]`; `kl` `[rollouts, tokens]`, 0 where padded; `lengths` in tokens, each at least 1. The last
@@ -112,6 +119,12 @@ mod tests {
             assert_eq!((rewards.double_value(&[0, 0]), rewards.double_value(&[1, 2])), (5.0, -2.0));
             assert_eq!(rewards.abs().sum(Kind::Double).double_value(&[]), 7.0);
         }
+    }
+
+    #[test]
+    fn the_overlong_penalty_matches_the_goldens() {
+        let penalties = [10, 16, 18, 20, 21].map(|length| overlong_penalty(length, 20, 4));
+        assert_eq!(penalties, [0.0, 0.0, -0.5, -1.0, -1.0]);
     }
 
     #[test]

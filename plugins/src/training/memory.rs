@@ -85,6 +85,16 @@ pub fn held(role: &str, model: &LanguageModel) -> HeldModel {
     frozen.trained_in_part(n_trained)
 }
 
+/// The same for a model beside others: weights that it shares with one of them count once.
+pub fn held_beside(role: &str, model: &LanguageModel, others: &[&LanguageModel]) -> HeldModel {
+    let shares = |other: &&LanguageModel| match (model.parameters().first(), other.parameters().first()) {
+        (Some((_, own)), Some((_, others))) => own.data_ptr() == others.data_ptr(),
+        _ => false,
+    };
+    let held = held(role, model);
+    if others.iter().any(shares) { held.sharing_weights() } else { held }
+}
+
 fn storage(model: &LanguageModel) -> Storage {
     if model.kind() == tch::Kind::Float { Storage::F32 } else { Storage::Mixed }
 }
@@ -123,22 +133,18 @@ impl MemoryNeeds {
         Self { models: std::iter::once(policy).chain(frozen).collect(), activities }
     }
 
-    /// A policy and a value model that are trained on sampled texts, with frozen models beside them that score these.
-    /// `rows` texts of at most `length` tokens are sampled at a time.
-    pub fn reinforcement(
-        policy: HeldModel,
-        value: HeldModel,
-        frozen: Vec<HeldModel>,
-        trainee: Trainee,
-        rows: usize,
-        length: usize,
-    ) -> Self {
+    /// A policy, and models beside it such as a value model, that are trained on sampled texts, with frozen models that score
+    /// these. The policy is the first of `trained`. `rows` texts of at most `length` tokens are sampled at a time.
+    pub fn reinforcement(trained: Vec<HeldModel>, frozen: Vec<HeldModel>, trainee: Trainee, rows: usize, length: usize) -> Self {
+        let n_trained = trained.len();
+        let models: Vec<HeldModel> = trained.into_iter().chain(frozen).collect();
         let mut activities = vec![Activity::Generate { model: 0, rows, length }];
         let scored = PassSize { tokens: trainee.first.tokens, predicted: trainee.first.predicted };
-        activities.extend((0..2 + frozen.len()).map(|model| Activity::Score { model, pass: scored }));
-        let (of_policy, of_value) = (trainee.passes(0), trainee.passes(1));
-        activities.extend(of_policy.into_iter().zip(of_value).flat_map(|(policy, value)| [policy, value]));
-        let models = [policy, value].into_iter().chain(frozen).collect();
+        activities.extend((0..models.len()).map(|model| Activity::Score { model, pass: scored }));
+        // All models pass over a micro-batch before any passes over the next one.
+        let passes: Vec<Vec<Activity>> = (0..n_trained).map(|model| trainee.passes(model)).collect();
+        let n_passes = passes.first().map_or(0, Vec::len);
+        activities.extend((0..n_passes).flat_map(|pass| passes.iter().map(move |passes| passes[pass])));
         Self { models, activities }
     }
 
@@ -277,8 +283,17 @@ mod tests {
         let other = HeldModel::frozen("reference", &ModelConfig::tiny_llama(wide), true, Storage::F32);
         let with = MemoryNeeds::training_after_scoring(model(), Some(other), Trainee::of_tokens(8, 0)).estimate(0);
         assert!(with.frozen_weights > 0);
-        let ppo = MemoryNeeds::reinforcement(model(), model(), vec![frozen(), frozen()], trainee, 8, 64).estimate(0);
+        let ppo = MemoryNeeds::reinforcement(vec![model(), model()], vec![frozen(), frozen()], trainee, 8, 64).estimate(0);
         assert_eq!(ppo.frozen_weights, 2 * alone.weights);
         assert_eq!(ppo.optimiser, 2 * alone.optimiser);
+        // Two adapters over the same weights, which are also the reference: they count once.
+        let adapted = || frozen().with_adapters(2);
+        let shared = vec![adapted(), adapted().sharing_weights()];
+        let lora = MemoryNeeds::reinforcement(shared, vec![frozen().sharing_weights()], trainee, 8, 64).estimate(0);
+        let one = MemoryNeeds::reinforcement(vec![adapted()], Vec::new(), trainee, 8, 64).estimate(0);
+        assert_eq!(lora.frozen_weights, 0);
+        assert_eq!(lora.optimiser, 2 * one.optimiser);
+        assert!(one.weights > alone.weights);
+        assert_eq!(lora.weights - one.weights, one.weights - alone.weights);
     }
 }

@@ -10,6 +10,7 @@ use farmhand_models::{
     selected_log_probs_no_grad_at, sequence_sums,
 };
 
+use super::learner_options::PassOptions;
 use super::log_prob_cache::{LogProbCache, pass_key};
 use super::micro_batching::MicroBatching;
 use super::records::{Record, ids_of};
@@ -21,6 +22,28 @@ use super::records::{Record, ids_of};
 pub fn load_reference(checkpoint: &Checkpoint, policy: &LanguageModel) -> Result<LanguageModel> {
     check_fit(checkpoint, policy.config())?;
     LanguageModel::load(checkpoint.path(), policy.device())
+}
+
+/// A frozen reference that stays in memory while the policy is trained: `other`, or without one the policy as it is now, before
+/// training. With `lora` the latter costs nothing, for an adapter leaves the policy's own weights as they are.
+///
+/// # Errors
+/// When it cannot be loaded, or its vocabulary or context does not fit.
+pub fn standing_reference(
+    init: &Checkpoint,
+    other: Option<&Checkpoint>,
+    policy: &LanguageModel,
+    options: &PassOptions,
+) -> Result<LanguageModel> {
+    match other {
+        Some(checkpoint) if !is_same_model(checkpoint, init)? => {
+            let reference = load_reference(checkpoint, policy)?;
+            reference.set_precision(policy.precision());
+            Ok(reference)
+        }
+        _ if options.lora.is_some() => Ok(policy.without_adapter()),
+        _ => policy.copy(),
+    }
 }
 
 /// Refuses a reference of other sizes than the policy, before its weights are read.

@@ -9,7 +9,7 @@ use crate::rl::kl::{KlControl, KlEstimator};
 use crate::rl::masked::Whitening;
 use crate::rl::reduction::Reduction;
 use crate::rl::reward_shaping::MissingEnd;
-use crate::training::{PassOptions, Ranges};
+use crate::training::{PassOptions, Ranges, RolloutOptions};
 
 /// Where the value model starts. Its head is always zero at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -120,8 +120,8 @@ impl PpoConfig {
     /// AlpacaFarm's published set-up for simulated feedback on LLaMA-7B, with its quirks: the divergence clamped at 0,
     /// whitening and means over padded cells, the value model started from the reward model.
     ///
-    /// Two things differ: policy and value model are clipped apart (there: one norm over both), and the value model is not
-    /// trained on padding.
+    /// Two things differ: policy and value model are clipped apart (there: one norm over both), and padding has the value 0 and
+    /// trains nothing (there: the value model predicts and learns on padding too).
     pub fn alpaca_farm() -> Self {
         let steps_per_round = 4;
         let optim = OptimConfig {
@@ -153,7 +153,6 @@ impl PpoConfig {
 
     /// Everything out of range, paths relative to the learner's table.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let dropout = self.passes.lora.as_ref().map_or(0.0, |lora| lora.dropout);
         Ranges::new()
             .at_least_one("steps", self.steps as usize)
             .at_least_one("rollout_size", self.rollout_size)
@@ -171,16 +170,31 @@ impl PpoConfig {
             .positive("value_weight", self.value_weight)
             .at_least_one("generation_batch", self.generation_batch)
             .at_least_one("save_every", self.save_every as usize)
-            .passes(&self.passes)
-            .require("lora.dropout", dropout == 0.0, "0, for responses are sampled without dropout", dropout)
+            .sampled_passes(&self.passes)
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
     }
 
+    /// How a round is sampled: one response a prompt.
+    pub(super) fn rollouts(&self) -> RolloutOptions {
+        RolloutOptions {
+            steps: self.steps,
+            prompts_per_step: self.rollout_size,
+            samples_per_prompt: 1,
+            max_prompt_tokens: self.max_prompt_tokens,
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            missing_end: self.missing_end,
+            generation_batch: self.generation_batch,
+            save_every: self.save_every,
+            ..RolloutOptions::default()
+        }
+    }
+
     /// Optimiser steps of all rounds.
     pub(super) fn n_optimiser_steps(&self) -> u64 {
-        self.steps * u64::from(self.inner_epochs) * self.rollout_size.div_ceil(self.batch_size) as u64
+        self.rollouts().n_optimiser_steps(self.batch_size, self.inner_epochs)
     }
 
     /// Columns of a round's padded tensors: the longest response allowed where padding counts, else the longest there is.

@@ -22,22 +22,20 @@ mod value_start;
 
 use std::time::Instant;
 
-use farmhand_core::types::Instruction;
 use farmhand_core::{
     BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
-    RewardModel, RunContext, register,
+    RunContext, register,
 };
-use farmhand_models::{
-    AdamW, EncodedText, HeldModel, ModelConfig, PassSize, Storage, TextCodec, load_train_state, save_checkpoint,
-    save_train_state, tch_device,
-};
+use farmhand_models::save_checkpoint;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{PpoConfig, ValueInit};
-use self::sampling::Sampler;
-use self::update::{targets, update};
+use self::sampling::Actors;
+use self::update::{dry_run, targets, update};
 use self::value_start::starting_value_model;
-use crate::training::{MemoryNeeds, Record, TokenLimit, Trainee, admit, held, is_same_model, load_reference, start_training};
+use crate::training::{
+    OnPolicy, OnPolicyTask, Sampler, TrainedPart, fitting_prompts, held, held_beside, standing_reference, start_training,
+};
 
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
@@ -73,165 +71,81 @@ impl Learner for Ppo {
         let Self(config) = self;
         let instructions = inputs.feedback.prompts()?;
         let reward_model = inputs.reward_model.ok_or_else(|| Error::missing_input("`ppo` needs a reward model"))?;
-        let device = tch_device(ctx.device)?;
         let (codec, policy) = config.passes.load(inputs.init, ctx)?;
-        let reference = match inputs.reference {
-            Some(checkpoint) if !is_same_model(checkpoint, inputs.init)? => load_reference(checkpoint, &policy)?,
-            // An adapter leaves the policy's own weights as they are.
-            _ if config.passes.lora.is_some() => policy.without_adapter(),
-            _ => policy.copy()?,
-        };
+        let reference = standing_reference(inputs.init, inputs.reference, &policy, &config.passes)?;
         let value = starting_value_model(config, inputs.init, &policy, reward_model, ctx.seed)?;
         // The value model may be another model with a shorter context.
         let context = policy.config().max_positions().min(value.body.config().max_positions());
-        let prompts = fitting_prompts(instructions, context, &codec, config, ctx)?;
+        let options = config.rollouts();
+        let prompts = fitting_prompts(instructions, context, &codec, &options, ctx)?;
         let policy = start_training(policy, &config.passes, inputs.init, ctx.seed.child("lora", 0))?;
 
-        let (policy_parameters, value_parameters) = (policy.trained(), value.trained());
-        let n_steps = config.n_optimiser_steps();
-        let mut optim = AdamW::new(&policy_parameters, &config.optim, n_steps);
-        let mut value_optim = AdamW::new(&value_parameters, &config.value_optim, n_steps);
-        let models = [("policy", policy_parameters.as_slice()), ("value", value_parameters.as_slice())];
-        let resumed = load_train_state(ctx, &models, &mut [("policy", &mut optim), ("value", &mut value_optim)])?;
-        let (start, mut carried) = match resumed {
-            Some((step, extra)) => (step, carried_from(extra)?),
-            None => (0, Carried { kl_weight: config.kl_weight }),
-        };
-        let save = |step: u64, optim: &AdamW, value_optim: &AdamW, carried: Carried| {
-            let extra = serde_json::to_value(carried).expect("numbers are JSON");
-            save_train_state(ctx, step, &models, &[("policy", optim), ("value", value_optim)], &extra)
-        };
-
         let sampler = Sampler {
-            config,
+            options: &options,
+            passes: &config.passes,
             codec: &codec,
             instructions,
             prompts: &prompts,
             policy: &policy,
-            reference: &reference,
-            value: &value,
         };
-        expected_memory(&sampler, reward_model)?.announce("ppo", start, device, ctx)?;
-        let n_rollouts = config.rollout_size as u64;
-        let mut progress = ctx.progress("proximal policy optimisation", Some(config.steps * n_rollouts), "responses");
-        progress.advance(start * n_rollouts);
-        for step in start..config.steps {
-            if ctx.cancel.is_cancelled() {
-                save(step, &optim, &value_optim, carried)?;
-                return Err(Error::cancelled());
-            }
-            if step > start && step % config.save_every == 0 {
-                save(step, &optim, &value_optim, carried)?;
-            }
-
+        let actors = Actors { config, sampler, reference: &reference, value: &value };
+        let n_steps = config.n_optimiser_steps();
+        let parts = vec![
+            TrainedPart::new("policy", policy.trained(), &config.optim, n_steps),
+            TrainedPart::new("value", value.trained(), &config.value_optim, n_steps),
+        ];
+        let task = OnPolicyTask { learner: "ppo", doing: "proximal policy optimisation" };
+        let (largest, is_one_of_many) = sampler.largest_pass(1, config.batch_size.min(config.rollout_size));
+        let needs = {
+            let trained = vec![held("policy", &policy), held_beside("value model", &value.body, &[&policy])];
+            let frozen = vec![held_beside("reference", &reference, &[&policy])];
+            sampler.memory_needs(trained, frozen, &largest, is_one_of_many, Some(&*reward_model))?
+        };
+        let carried = Carried { kl_weight: config.kl_weight };
+        let mut training = OnPolicy::start(task, &options, parts, carried, &needs, ctx, || dry_run(&actors, &largest))?;
+        while let Some(step) = training.next_step()? {
+            let round = training.keep(actors.roll_out(step, reward_model, ctx))?;
+            let kl_weight = training.carried.kl_weight;
+            let targets = targets(&round, config, kl_weight);
             let started = Instant::now();
-            let round = match sampler.roll_out(step, reward_model, ctx) {
-                // Nothing has moved since the step began.
-                Err(error) if error.is_cancelled() => {
-                    save(step, &optim, &value_optim, carried)?;
-                    return Err(error);
-                }
-                other => other?,
-            };
-            let sampled_secs = round.rollout_secs.max(1e-9);
-            let scored_secs = started.elapsed().as_secs_f64() - round.rollout_secs;
-            let targets = targets(&round.batch, config, carried.kl_weight);
-            let started = Instant::now();
-            let update = update(&sampler, &round, &targets, step, &mut optim, &mut value_optim, ctx)?;
+            let update = update(&actors, &round, &targets, step, &mut training.parts, ctx)?;
             let trained_secs = started.elapsed().as_secs_f64().max(1e-9);
 
             let n_sampled: usize = round.batch.lengths.iter().sum();
-            for (name, number) in [
-                ("ppo/reward", round.mean_score),
-                ("ppo/kl", targets.kl),
-                ("ppo/kl_weight", carried.kl_weight),
-                ("ppo/token_reward", targets.token_reward),
-                ("ppo/entropy", round.entropy),
-                ("ppo/response_length", n_sampled as f64 / n_rollouts as f64),
-                ("ppo/ended", round.ended),
-                ("ppo/policy_loss", update.policy_loss),
-                ("ppo/value_loss", update.value_loss),
-                ("ppo/clip_fraction", update.clip_fraction),
-                ("ppo/value_clip_fraction", update.value_clip_fraction),
-                ("ppo/approx_kl", update.approx_kl),
-                ("ppo/explained_variance", update.explained_variance),
-                ("ppo/grad_norm", update.grad_norm),
-                ("ppo/value_grad_norm", update.value_grad_norm),
-                ("ppo/lr", update.lr),
-                ("ppo/rollout_secs", round.rollout_secs),
-                ("ppo/score_secs", scored_secs),
-                ("ppo/update_secs", trained_secs),
-                ("ppo/sampled_tokens_per_sec", n_sampled as f64 / sampled_secs),
-                ("ppo/trained_tokens_per_sec", update.n_tokens as f64 / trained_secs),
-            ] {
-                ctx.scalar(name, step, number);
-            }
-            carried.kl_weight = config.kl_control.next_weight(carried.kl_weight, targets.kl, config.rollout_size);
-            progress.advance(n_rollouts);
+            training.log(&[
+                ("reward", round.mean_score),
+                ("kl", targets.kl),
+                ("kl_weight", kl_weight),
+                ("token_reward", targets.token_reward),
+                ("entropy", round.entropy),
+                ("response_length", n_sampled as f64 / round.batch.len() as f64),
+                ("ended", round.ended),
+                ("policy_loss", update.policy_loss),
+                ("value_loss", update.value_loss),
+                ("clip_fraction", update.clip_fraction),
+                ("value_clip_fraction", update.value_clip_fraction),
+                ("approx_kl", update.approx_kl),
+                ("explained_variance", update.explained_variance),
+                ("grad_norm", update.grad_norm),
+                ("value_grad_norm", update.value_grad_norm),
+                ("lr", update.lr),
+                ("rollout_secs", round.rollout_secs),
+                ("score_secs", round.score_secs),
+                ("update_secs", trained_secs),
+                ("sampled_tokens_per_sec", n_sampled as f64 / round.rollout_secs.max(1e-9)),
+                ("trained_tokens_per_sec", update.n_tokens as f64 / trained_secs),
+            ]);
+            training.carried.kl_weight = config.kl_control.next_weight(kl_weight, targets.kl, config.rollout_size);
+            training.end_step();
         }
+        training.finish()?;
         save_checkpoint(&policy, &codec, "ppo", ctx)
     }
 }
 
-/// What the models and the largest possible passes take: every response as long as it may be.
-fn expected_memory(sampler: &Sampler<'_>, reward_model: &dyn RewardModel) -> Result<MemoryNeeds> {
-    let Sampler { config, policy, reference, value, .. } = *sampler;
-    let response = config.max_new_tokens as usize;
-    let mut lengths: Vec<usize> = sampler.prompts.iter().map(|record| record.longest() + response).collect();
-    lengths.sort_unstable_by(|a, b| b.cmp(a));
-    let length = lengths.first().copied().unwrap_or(0);
-    let in_a_step: Vec<usize> = lengths.into_iter().cycle().take(config.batch_size.min(config.rollout_size)).collect();
-    let micro = config.passes.micro_batching(policy.device());
-    let (mut tokens, mut n) = (0, 0);
-    for text in in_a_step.iter().take(micro.max_records) {
-        if n > 0 && tokens + text > micro.max_tokens {
-            break;
-        }
-        (tokens, n) = (tokens + text, n + 1);
-    }
-    let pass = PassSize { tokens, predicted: n * response };
-    let passes =
-        Trainee { first: pass, later: (n < in_a_step.len()).then_some(pass), checkpoint_every: config.passes.checkpoint_every };
-    // An adapter's reference shares the policy's weights.
-    let mut frozen: Vec<_> = config.passes.lora.is_none().then(|| held("reference", reference)).into_iter().collect();
-    if let Some(checkpoint) = reward_model.checkpoint() {
-        frozen.push(HeldModel::frozen("reward model", &ModelConfig::load(checkpoint.path())?, false, Storage::F32));
-    }
-    let rows = config.generation_batch.min(config.rollout_size);
-    Ok(MemoryNeeds::reinforcement(held("policy", policy), held("value model", &value.body), frozen, passes, rows, length))
-}
-
-/// The prompts of the instructions that leave room for a whole response in a context of `context` tokens.
-fn fitting_prompts(
-    instructions: &[Instruction],
-    context: usize,
-    codec: &TextCodec,
-    config: &PpoConfig,
-    ctx: &RunContext<'_>,
-) -> Result<Vec<Record>> {
-    let response = config.max_new_tokens as usize;
-    if response >= context {
-        return Err(Error::invalid_config(format!(
-            "`max_new_tokens` = {response} leaves no room for a prompt in the model's context of {context} tokens"
-        )));
-    }
-    let limit = TokenLimit { option: "max_prompt_tokens", max_tokens: config.max_prompt_tokens, context: context - response };
-    admit(instructions, "instructions", limit, false, ctx, |instruction| {
-        let ids = codec.prompt(instruction)?;
-        Ok(Record::new(&instruction.id, [EncodedText { response_start: ids.len(), ids }]))
-    })
-}
-
-fn carried_from(extra: serde_json::Value) -> Result<Carried> {
-    serde_json::from_value(extra).map_err(|error| Error::invalid_data("the saved state is not one of `ppo`").with_source(error))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use farmhand_core::types::Response;
-    use farmhand_core::{Device, ErrorKind, Feedback, RecordedEvents, RewardModel};
+    use farmhand_core::{ErrorKind, Feedback, RecordedEvents};
     use farmhand_models::LoraConfig;
 
     use super::*;
@@ -239,20 +153,10 @@ mod tests {
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, instructions, lively_checkpoint, moved, small_lora,
+        Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, learn_to_like_e, lively_checkpoint, moved, small_lora,
         tiny_checkpoint,
     };
     use crate::training::PassOptions;
-
-    /// Likes the letter e: its share of the answer's first characters.
-    struct LikesE;
-
-    impl RewardModel for LikesE {
-        fn score(&mut self, items: &[Response<'_>], _: &RunContext<'_>) -> Result<Vec<f64>> {
-            let share = |text: &str| text.chars().filter(|c| *c == 'e').count() as f64 / text.chars().count().max(1) as f64;
-            Ok(items.iter().map(|item| share(item.output)).collect())
-        }
-    }
 
     fn config() -> PpoConfig {
         PpoConfig {
@@ -269,16 +173,7 @@ mod tests {
     }
 
     fn learn(config: &PpoConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
-        let instructions = instructions(10);
-        let inputs = LearnerInputs {
-            init,
-            reference: None,
-            feedback: Feedback::Prompts(&instructions),
-            validation: None,
-            reward_model: Some(&mut LikesE),
-            annotator: None,
-        };
-        config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+        learn_to_like_e(config, init, ctx)
     }
 
     #[test]
