@@ -28,6 +28,7 @@ mod tests {
             (ComponentKind::Learner, "attribute_regression"),
             (ComponentKind::Learner, "dpo"),
             (ComponentKind::Learner, "iterative"),
+            (ComponentKind::Learner, "grpo"),
             (ComponentKind::Learner, "ppo"),
             (ComponentKind::Learner, "preference_modeling"),
             (ComponentKind::Learner, "reward_modeling"),

@@ -20,11 +20,13 @@ use serde_json::{Value, json};
 use crate::command::files_below;
 
 /// Options that keep a learner small, where it has them.
-const SMALL: [(&str, f64); 13] = [
+const SMALL: [(&str, f64); 15] = [
     ("epochs", 2.0),
     ("steps", 4.0),
     ("batch_size", 4.0),
     ("rollout_size", 4.0),
+    ("prompts_per_step", 2.0),
+    ("samples_per_prompt", 2.0),
     ("max_new_tokens", 6.0),
     ("inner_epochs", 1.0),
     ("rounds", 2.0),
