@@ -31,6 +31,7 @@ mod tests {
             (ComponentKind::Learner, "grpo"),
             (ComponentKind::Learner, "ppo"),
             (ComponentKind::Learner, "preference_modeling"),
+            (ComponentKind::Learner, "reinforce_pp"),
             (ComponentKind::Learner, "remax"),
             (ComponentKind::Learner, "rloo"),
             (ComponentKind::Learner, "reward_modeling"),
