@@ -48,6 +48,7 @@ mod tests {
             (ComponentKind::Learner, "reward_conditioning"),
             (ComponentKind::Learner, "reward_weighted_regression"),
             (ComponentKind::Learner, "steerlm"),
+            (ComponentKind::Learner, "xpo"),
             (ComponentKind::Policy, "best_of_n"),
             (ComponentKind::Policy, "causal_lm"),
             (ComponentKind::Policy, "conditioned"),

@@ -30,6 +30,7 @@ mod sft;
 mod simpo;
 mod spin;
 mod steerlm;
+mod xpo;
 
 pub use attribute_regression::AttributeRegressionConfig;
 pub use cpo::{CpoConfig, CpoLoss};
@@ -61,3 +62,4 @@ pub use sft::SftConfig;
 pub use simpo::SimpoConfig;
 pub use spin::SpinConfig;
 pub use steerlm::{Bootstrap, BootstrapUpdate, SteerlmConfig};
+pub use xpo::XpoConfig;
