@@ -29,6 +29,7 @@ mod tests {
             (ComponentKind::Learner, "dpo"),
             (ComponentKind::Learner, "iterative"),
             (ComponentKind::Learner, "grpo"),
+            (ComponentKind::Learner, "nash_md"),
             (ComponentKind::Learner, "online_dpo"),
             (ComponentKind::Learner, "ppo"),
             (ComponentKind::Learner, "preference_modeling"),
