@@ -1,14 +1,14 @@
-//! `farmhand score`: log-probabilities of given responses, one JSON line a record.
+//! `farmhand score`: log-probabilities of given responses, one JSON line a record; with a reward model, how it orders given pairs.
 
-use farmhand_core::data::read_demonstrations;
+use farmhand_core::data::{read_demonstrations, read_preference_pairs};
 use farmhand_core::run::StageDir;
-use farmhand_core::{Result, Seed};
+use farmhand_core::{CheckpointKind, Result, Seed};
 use farmhand_models::PromptFormat;
 
 use super::Terminal;
 use super::args::{Cli, ScoreArgs};
 use super::stage_folder::open_model;
-use crate::pipeline::{Session, note_left_out, read_options, score_records};
+use crate::pipeline::{Session, note_left_out, read_options, score_pairs, score_records};
 
 /// Scores and prints; writes no file but the events, when asked.
 pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()> {
@@ -22,7 +22,16 @@ pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()>
     let format = args.common.template.map(|template| PromptFormat::from_name(template.name())).transpose()?;
     let stage = StageDir::create(std::env::temp_dir())?;
     let ctx = session.context(&stage, Seed::root(args.common.seed));
-    let (records, report) = read_demonstrations(&args.data, &read_options(args.common.skip_bad_records))?;
+    let reading = read_options(args.common.skip_bad_records);
+    if checkpoint.kind()? == CheckpointKind::RewardModel {
+        let (pairs, report) = read_preference_pairs(&args.data, &reading)?;
+        note_left_out(&report, &ctx);
+        let report = score_pairs(&checkpoint, format, &pairs, args.max_batch_tokens, &ctx)?;
+        let numbers = report.numbers.iter().map(|(name, number)| ((*name).to_owned(), (*number).into()));
+        let table: serde_json::Map<String, serde_json::Value> = numbers.chain([("n".to_owned(), report.n.into())]).collect();
+        return super::print(&format!("{}\n", serde_json::Value::Object(table)));
+    }
+    let (records, report) = read_demonstrations(&args.data, &reading)?;
     note_left_out(&report, &ctx);
     let scored = score_records(&checkpoint, format, &records, args.max_batch_tokens, &ctx)?;
     let mut text = String::new();

@@ -1,11 +1,15 @@
-//! Log-probabilities of given responses under a model.
+//! Log-probabilities of given responses under a language model, and how a reward model orders given pairs.
 
-use farmhand_core::types::Demonstration;
-use farmhand_core::{Checkpoint, Error, Result, RunContext};
+use std::path::Path;
+
+use farmhand_core::types::{Demonstration, PreferencePair, Response};
+use farmhand_core::{BuildContext, Checkpoint, Error, Result, RewardModelConfig, RunContext, checked};
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, default_pass_tokens, micro_batches,
     selected_log_probs_no_grad, sequence_sums, tch_device,
 };
+use farmhand_plugins::reward_models::BradleyTerryConfig;
+use farmhand_plugins::rl::pair_accuracy::{PairReport, ScoredPair};
 use serde::Serialize;
 
 /// The score of one record.
@@ -67,4 +71,32 @@ pub fn score_records(
         progress.advance(rows.len() as u64);
     }
     Ok(scored.into_iter().map(|record| record.expect("every record is in one batch")).collect())
+}
+
+/// Scores both answers of each pair with a reward model: accuracy, calibration, and accuracy by length and margin. Lengths are in
+/// characters; at most `max_batch_tokens` tokens go through in one forward pass.
+///
+/// # Errors
+/// When there are no pairs, the reward model cannot be loaded, a pair is too long for it, or on cancellation.
+pub fn score_pairs(
+    checkpoint: &Checkpoint,
+    format: Option<PromptFormat>,
+    pairs: &[PreferencePair],
+    max_batch_tokens: Option<usize>,
+    ctx: &RunContext<'_>,
+) -> Result<PairReport> {
+    let build = BuildContext { reward_model: Some(checkpoint), ..BuildContext::new(ctx.device, Path::new(".")) };
+    let config = BradleyTerryConfig { prompt: format, max_batch_tokens, ..BradleyTerryConfig::default() };
+    let answers: Vec<Response<'_>> = pairs
+        .iter()
+        .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
+        .collect();
+    let scores = checked::score(&mut *config.build(&build)?, &answers, ctx)?;
+    let length = |text: &str| text.chars().count() as f64;
+    let scored = pairs.iter().zip(scores.chunks(2)).map(|(pair, scores)| ScoredPair {
+        difference: scores[0] - scores[1],
+        length_difference: length(&pair.chosen) - length(&pair.rejected),
+        margin: pair.margin,
+    });
+    PairReport::of(&scored.collect::<Vec<_>>()).ok_or_else(|| Error::missing_input("there are no preference pairs to score"))
 }

@@ -201,6 +201,12 @@ fn stages_work_on_files_and_mistakes_lose_nothing() {
     assert!(farmhand(dir.path(), &dpo).expect_success().stderr.contains("done before"));
     farmhand(dir.path(), &[&dpo[..8], &["--set", "epochs=2"]].concat()).expect_error(&["epochs"], Some("--redo"));
     farmhand(dir.path(), &["score", "--model", "o4", "--data", "records.jsonl", "-q"]).expect_success();
+
+    // A reward model orders pairs.
+    farmhand(dir.path(), &["reward-model", "--model", &model, "--data", "pairs.jsonl", "--out", "rm"]).expect_success();
+    let report = farmhand(dir.path(), &["score", "--model", "rm", "--data", "pairs.jsonl", "-q"]).expect_success().stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert!(report["n"] == 1 && report["accuracy"].is_number() && report["calibration_error"].is_number(), "{report}");
     farmhand(dir.path(), &["sft", "--model", &model, "--data", "records.jsonl", "--out", "missing"])
         .expect_error(&["holds files that farmhand did not write"], Some("new or empty folder"));
 

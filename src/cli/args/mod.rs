@@ -61,7 +61,7 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Write the leaderboard, charts and HTML report of a run directory.
     Report(ReportArgs),
-    /// Log-probabilities of given responses, one JSON line a record.
+    /// Log-probabilities of given responses, one JSON line a record; how well a reward model orders given pairs.
     Score(ScoreArgs),
     /// Look at model folders, fetch models from the hub, restore published weight differences.
     Checkpoint(CheckpointArgs),
@@ -383,11 +383,16 @@ pub struct ReportArgs {
 Examples:
   farmhand score --model SmolLM2-135M --data records.jsonl
   farmhand score --model SmolLM2-135M --data pairs.jsonl --template none
+  farmhand score --model my-rm --data held-out-pairs.jsonl
 
 Records are `{prompt, completion}` or Alpaca's `{instruction, input, output}`. Each gives one line with `sum_log_prob`
 (nats) and `n_tokens` of the response. With `--template none` the text is the plain concatenation of prompt and response,
 and no token is added; otherwise the response ends with one end-of-sequence token, which counts. Where a tokenizer would merge
-the end of the prompt with the start of the response into one token, the two are tokenised apart, as in generation.")]
+the end of the prompt with the start of the response into one token, the two are tokenised apart, as in generation.
+
+With a reward model the records are preference pairs, and one JSON object says how it orders them: `accuracy` with its interval,
+`brier` and `calibration_error` of its probabilities, and the accuracy on pairs whose chosen answer is the longer or the shorter
+one, and on pairs of small and of large margin.")]
 pub struct ScoreArgs {
     /// The model: a Hugging Face folder or a hub id.
     #[arg(long)]
