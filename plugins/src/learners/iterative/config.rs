@@ -6,6 +6,7 @@ use farmhand_core::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::selection::PairSelection;
 use crate::training::{Ranges, RoundStart};
@@ -201,12 +202,22 @@ fn requirements_of(learner: &LearnerSpec) -> Result<Requirements> {
     Ok(learner.build(&BuildContext::new(Device::Cpu, std::path::Path::new(".")))?.requires())
 }
 
+/// Whether options, at any depth, leave an adapter by itself.
+fn leaves_an_adapter(options: &Value) -> bool {
+    match options {
+        Value::Object(table) => {
+            table.get("lora").is_some_and(|lora| lora["output"] == "adapter") || table.values().any(leaves_an_adapter)
+        }
+        _ => false,
+    }
+}
+
 /// Why a learner cannot be the inner one, if it cannot.
 pub(super) fn unfit(learner: &LearnerSpec) -> Option<String> {
     let requires = requirements_of(learner).ok()?;
     let name = learner.name();
     // A round begins with what the one before made, and that is removed afterwards.
-    let alone = serde_json::to_value(learner).is_ok_and(|value| value[name]["lora"]["output"] == "adapter");
+    let alone = serde_json::to_value(learner).is_ok_and(|options| leaves_an_adapter(&options));
     if !matches!(requires.feedback, FeedbackKind::Preferences | FeedbackKind::RankedLists) {
         Some(format!(
             "expected a learner that takes preference pairs or ranked lists, `{name}` takes {}",
@@ -215,7 +226,7 @@ pub(super) fn unfit(learner: &LearnerSpec) -> Option<String> {
     } else if requires.produces != CheckpointKind::CausalLm {
         Some(format!("expected a learner that makes a policy, `{name}` makes a reward model"))
     } else if alone {
-        Some(format!("expected `{name}.lora.output = \"merged\"`: a round goes on from whole weights"))
+        Some(format!("expected `lora.output = \"merged\"` in `{name}`: a round goes on from whole weights"))
     } else {
         None
     }
@@ -250,6 +261,11 @@ mod tests {
             (json!({ "learner": { "reward_modeling": {} } }), "learner", "`reward_modeling` makes a reward model"),
             (json!({ "learner": { "iterative": {} } }), "learner", "`iterative` takes instructions"),
             (json!({ "learner": { "dpo": { "lora": { "output": "adapter" } } } }), "learner", "from whole weights"),
+            (
+                json!({ "learner": { "curriculum": { "learner": { "dpo": { "lora": { "output": "adapter" } } } } } }),
+                "learner",
+                "from whole weights",
+            ),
             (json!({ "learner": { "dpo": { "beta": 0.0 } } }), "learner.dpo.beta", "> 0"),
             (json!({ "temperatures": [1.0, 0.9, 0.8] }), "sampling.n", "a multiple of the number of `temperatures`"),
             (json!({ "temperatures": [0.0] }), "temperatures", "greedy answers are all the same"),
