@@ -112,7 +112,7 @@ fn needs(
             others.extend((!adapters).then(|| frozen("reference", true)));
             let (policy, value) = (trained("policy", true), trained("value model", false));
             let value = if adapters { value.sharing_weights() } else { value };
-            MemoryNeeds::reinforcement(policy, value, others, trainee, options.rows, options.length)
+            MemoryNeeds::reinforcement(vec![policy, value], others, trainee, options.rows, options.length)
         }
         _ => MemoryNeeds::training(trained("policy", true), trainee),
     }

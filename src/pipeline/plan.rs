@@ -67,7 +67,7 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,
         training_bytes: MemoryNeeds::training(policy.clone(), passes).estimate(program).total(),
-        ppo_bytes: MemoryNeeds::reinforcement(policy, value, frozen, passes, rows, length).estimate(program).total(),
+        ppo_bytes: MemoryNeeds::reinforcement(vec![policy, value], frozen, passes, rows, length).estimate(program).total(),
         sampling_bytes: estimate_memory(&[held("policy", true)], &[generate], program).total(),
     })
 }
