@@ -10,7 +10,9 @@ use farmhand_core::types::{
 };
 use farmhand_core::{
     Annotator, BuildContext, CancelFlag, Checkpoint, Device, Error, ErrorKind, Event, EventSink, Feedback, LearnerConfig,
+    BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
     LearnerInputs, NoEvents, PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
+    PollingExecutor, RecordedEvents, Result, RewardModel, RewardModelConfig, RunContext, Seed,
 };
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile,
@@ -19,6 +21,7 @@ use farmhand_models::{
 use tch::Tensor;
 use tempfile::TempDir;
 
+use crate::reward_models::LikelihoodConfig;
 use crate::training::{PassOptions, Record};
 
 /// A stage in a temporary folder.
@@ -382,10 +385,17 @@ pub(crate) fn learn_from(
     config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
 }
 
-/// The log-probability of the chosen minus the rejected answer of each pair under a policy, in nats.
+/// The mean log-probability of a token of the chosen minus one of the rejected answer of each pair under a policy, in nats.
 pub(crate) fn likelihood_margins(policy: &Checkpoint, pairs: &[PreferencePair]) -> Vec<f64> {
-    let of = |pair: &PreferencePair, output: &str| likelihood(policy, &pair.instruction, output);
-    pairs.iter().map(|pair| of(pair, &pair.chosen) - of(pair, &pair.rejected)).collect()
+    let stage = Stage::new();
+    let build = BuildContext { policy: Some(policy), ..BuildContext::new(Device::Cpu, Path::new(".")) };
+    let mut model = LikelihoodConfig::default().build(&build).expect("built");
+    let answers: Vec<Response<'_>> = pairs
+        .iter()
+        .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
+        .collect();
+    let scores = model.score(&answers, &stage.context(&NoEvents)).expect("scored");
+    scores.chunks(2).map(|pair| pair[0] - pair[1]).collect()
 }
 
 /// Pairs in which the better answer is the one that the policy finds less likely.
