@@ -296,9 +296,9 @@ mod tests {
     };
 
     fn with(change: impl FnOnce(&mut TrainOptions)) -> DpoConfig {
-        let mut config = DpoConfig::default();
-        config.train =
-            TrainOptions { epochs: 6, batch_size: 4, save_every: 4, optim: fast_optim(3e-3), ..TrainOptions::default() };
+        let optim = fast_optim(3e-3);
+        let train = TrainOptions { epochs: 6, batch_size: 4, save_every: 4, optim, ..TrainOptions::default() };
+        let mut config = DpoConfig { train, ..DpoConfig::default() };
         change(&mut config.train);
         config
     }

@@ -14,6 +14,7 @@ mod memory;
 mod micro_batching;
 mod on_policy;
 mod options;
+mod own_pairs;
 mod pair_update;
 mod pairs;
 mod policy_update;
@@ -39,6 +40,7 @@ pub use memory::{MemoryNeeds, Trainee, held, held_beside};
 pub use micro_batching::MicroBatching;
 pub use on_policy::{OnPolicy, OnPolicyModels, OnPolicyTask, TrainedPart};
 pub use options::Ranges;
+pub use own_pairs::own_pairs;
 pub use pair_update::JudgedPairs;
 pub use pairs::{
     PairPass, TextNll, admit_pairs, discounted_sums, margin_and_accuracy, pair_log_ratios, reference_sums, run_pairs,
