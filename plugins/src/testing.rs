@@ -10,9 +10,7 @@ use farmhand_core::types::{
 };
 use farmhand_core::{
     Annotator, BuildContext, CancelFlag, Checkpoint, Device, Error, ErrorKind, Event, EventSink, Feedback, LearnerConfig,
-    BuildContext, CancelFlag, Checkpoint, Device, ErrorKind, Event, EventSink, Feedback, LearnerConfig, LearnerInputs, NoEvents,
-    LearnerInputs, NoEvents, PollingExecutor, RecordedEvents, Result, RewardModel, RunContext, Seed,
-    PollingExecutor, RecordedEvents, Result, RewardModel, RewardModelConfig, RunContext, Seed,
+    LearnerInputs, NoEvents, PollingExecutor, RecordedEvents, Result, RewardModel, RewardModelConfig, RunContext, Seed,
 };
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile,
