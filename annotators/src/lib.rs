@@ -8,6 +8,7 @@
 //! Those around others:
 //! * [`pool`]: several annotators, one chosen for each instruction; its default is the embedded pool of simulated raters.
 //! * [`label_noise`]: a share of the verdicts flipped.
+//! * [`counted`]: what a learner asks, counted.
 //! * [`order_swap`]: which answer is shown first, drawn for each instruction.
 //! * [`cached`]: verdicts kept in a file and not asked for twice.
 //!
@@ -15,6 +16,7 @@
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
 
 pub mod cached;
+pub mod counted;
 pub mod features;
 pub mod from_file;
 pub mod label_noise;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::{AnnotatorSpec, BuildContext, ComponentKind, LearnerInputs, LearnerSpec, Result};
 use serde_json::json;
 
@@ -45,7 +46,8 @@ pub(super) fn learn(
             Some(_) if requires.reward_model => Some(reward_model_spec().build(&build)?),
             _ => None,
         };
-        let annotator = if requires.annotator { Some(AnnotatorSpec::from_json("pool", "{}")?.build(&build)?) } else { None };
+        let pool = AnnotatorSpec::from_json("pool", "{}")?;
+        let annotator = if requires.annotator { Some(TieIfIdentical::build(&pool, &build)?) } else { None };
         let inputs = LearnerInputs {
             init: &init,
             reference: reference.as_ref(),

@@ -27,8 +27,21 @@ pub fn comparisons_against(reference: &[Completion], model: &[Completion], ctx: 
 /// # Errors
 /// What the reward model reports.
 pub fn rewards(model: &mut dyn RewardModel, completions: &[Completion], ctx: &RunContext<'_>) -> Result<Vec<f64>> {
+    rewards_kept_as("rewards.jsonl", model, completions, ctx)
+}
+
+/// Scores answers with a reward model; what an interrupted stage has scored is kept in the journal of that name.
+///
+/// # Errors
+/// What the reward model reports.
+pub(super) fn rewards_kept_as(
+    journal: &str,
+    model: &mut dyn RewardModel,
+    completions: &[Completion],
+    ctx: &RunContext<'_>,
+) -> Result<Vec<f64>> {
     let mut progress = ctx.progress("scoring", Some(completions.len() as u64), "answers");
-    chunked(completions, CHUNK, "rewards.jsonl", ctx, |chunk| {
+    chunked(completions, CHUNK, journal, ctx, |chunk| {
         let items: Vec<Response<'_>> =
             chunk.iter().map(|answer| Response { instruction: &answer.instruction, output: &answer.output }).collect();
         let scores = checked::score(model, &items, ctx)?;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use farmhand_core::data::{
-    ReadOptions, ReadReport, Share, read_demonstrations, read_instructions, read_labelled_completions, read_preference_pairs,
-    read_ranked_lists, read_rated_completions, read_scored_completions, split,
+    HasInstruction, ReadOptions, ReadReport, Share, read_demonstrations, read_instructions, read_labelled_completions,
+    read_preference_pairs, read_ranked_lists, read_rated_completions, read_scored_completions, split,
 };
 use farmhand_core::types::{
     Demonstration, Instruction, LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion,
@@ -58,23 +58,20 @@ impl OwnedFeedback {
         Ok(feedback)
     }
 
-    /// Splits off a share of the pairs for validation, whole instructions at a time. Other kinds of feedback, a share of 0, and
-    /// sets too small to give any stay whole.
+    /// Splits off a share for validation, whole instructions at a time. Demonstrations and instructions, a share of 0, and sets too
+    /// small to give any stay whole.
     ///
     /// # Errors
     /// When the share is not a fraction.
     pub fn hold_out(self, share: f64, seed: Seed) -> Result<(Self, Option<Self>)> {
         match self {
-            Self::Preferences(pairs) if share > 0.0 => {
-                let parts = split(pairs, &[("held out", Share::Fraction(share)), ("rest", Share::Rest)], seed)?;
-                let [held_out, rest]: [Vec<PreferencePair>; 2] = parts.try_into().expect("two parts");
-                match (held_out.is_empty(), rest.is_empty()) {
-                    (true, _) => Ok((Self::Preferences(rest), None)),
-                    (false, true) => Ok((Self::Preferences(held_out), None)),
-                    (false, false) => Ok((Self::Preferences(rest), Some(Self::Preferences(held_out)))),
-                }
-            }
-            other => Ok((other, None)),
+            whole if share <= 0.0 => Ok((whole, None)),
+            Self::Preferences(items) => held_out_share(items, share, seed, Self::Preferences),
+            Self::RankedLists(items) => held_out_share(items, share, seed, Self::RankedLists),
+            Self::Scored(items) => held_out_share(items, share, seed, Self::Scored),
+            Self::Labelled(items) => held_out_share(items, share, seed, Self::Labelled),
+            Self::Rated(items) => held_out_share(items, share, seed, Self::Rated),
+            whole @ (Self::Demonstrations(_) | Self::Prompts(_)) => Ok((whole, None)),
         }
     }
 
@@ -90,6 +87,22 @@ impl OwnedFeedback {
             Self::Prompts(items) => Feedback::Prompts(items),
         }
     }
+}
+
+/// The records without a share of their instructions, and that share.
+fn held_out_share<T: HasInstruction>(
+    items: Vec<T>,
+    share: f64,
+    seed: Seed,
+    kind: fn(Vec<T>) -> OwnedFeedback,
+) -> Result<(OwnedFeedback, Option<OwnedFeedback>)> {
+    let mut parts = split(items, &[("held out", Share::Fraction(share)), ("rest", Share::Rest)], seed)?.into_iter();
+    let (held_out, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    Ok(match (held_out.is_empty(), rest.is_empty()) {
+        (true, _) => (kind(rest), None),
+        (false, true) => (kind(held_out), None),
+        (false, false) => (kind(rest), Some(kind(held_out))),
+    })
 }
 
 /// Tells what of a file did not become data, if anything.

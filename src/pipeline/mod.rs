@@ -1,6 +1,7 @@
 //! The pipeline: one stage a file, and the experiment that runs them in order.
 
 mod annotate;
+mod answer_feedback;
 mod base_model;
 mod estimate;
 mod evaluate;

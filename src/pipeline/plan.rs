@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use farmhand_core::config::{ExperimentConfig, ModelSource};
+use farmhand_core::config::{ExperimentConfig, ModelSource, methods_in_order};
 use farmhand_core::run::Manifest;
 use farmhand_core::{FindModel, Result};
 use farmhand_models::{
@@ -13,6 +13,7 @@ use farmhand_plugins::training::{MemoryNeeds, Trainee};
 use serde::Serialize;
 
 use super::base_model::llama_options;
+use super::experiment::{FeedbackStages, repetitions};
 
 /// One stage of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -52,8 +53,11 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
         ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(llama_options(sizes)),
     };
     let finished = Manifest::read(&run_dir.join("manifest.json"))?.stages;
-    let stages =
-        stage_names(config).into_iter().map(|(name, work)| PlannedStage { done: finished.contains_key(&name), name, work });
+    let stages = stage_names(config, base_dir)?.into_iter().map(|(name, work)| PlannedStage {
+        done: finished.contains_key(&name),
+        name,
+        work,
+    });
     let device = tch_device(config.device)?;
     let program = memory_in_use(device).unwrap_or_default();
     let held = |role: &str, has_head| HeldModel::frozen(role, &model, has_head, Storage::F32);
@@ -73,7 +77,7 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
 }
 
 /// The stages of an experiment in order, each with what it works on.
-fn stage_names(config: &ExperimentConfig) -> Vec<(String, String)> {
+fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String, String)>> {
     let split = &config.data.split;
     let records = |name: &str, count: usize| match config.data.files.get(name) {
         Some(file) => format!("the records of {}", file.display()),
@@ -92,23 +96,41 @@ fn stage_names(config: &ExperimentConfig) -> Vec<(String, String)> {
         format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference)),
     );
     push("annotate".to_owned(), format!("`{}` on the pairs", config.annotator.name()));
-    if let Some(stage) = &config.reward_model {
-        push("reward-model".to_owned(), format!("`{}` on the preferences", stage.learner.name()));
+    let made = FeedbackStages::of(config, base_dir)?;
+    if made.score_for_reward_model {
+        push("score-by-annotations".to_owned(), "scores and ranks the answers by their annotations".to_owned());
     }
-    for (name, method) in &config.methods {
-        if let Some(learner) = &method.learner {
-            push(format!("learn-{name}"), format!("`{}`", learner.name()));
+    if let Some(stage) = &config.reward_model {
+        push("reward-model".to_owned(), format!("`{}` on the annotated answers", stage.learner.name()));
+    }
+    for (name, needed, work) in [
+        ("score", made.score, "scores and ranks the sampled answers"),
+        ("label", made.label, "labels answers good or bad"),
+        ("rate", made.rate, "rates the sampled answers"),
+    ] {
+        if needed {
+            push(name.to_owned(), work.to_owned());
         }
     }
-    let models = || std::iter::once("sft").chain(config.methods.keys().map(String::as_str));
-    for name in models() {
+    let repetitions = repetitions(config);
+    let order = methods_in_order(&config.methods);
+    for repetition in &repetitions {
+        for name in &order {
+            if let Some(learner) = &config.methods[*name].learner {
+                push(repetition.name_of(&format!("learn-{name}")), format!("`{}`", learner.name()));
+            }
+        }
+    }
+    let of_methods = repetitions.iter().flat_map(|repetition| order.iter().map(|name| repetition.name_of(name)));
+    let models: Vec<String> = std::iter::once("sft".to_owned()).chain(of_methods).collect();
+    for name in &models {
         push(format!("generate-{name}"), format!("one answer each to {}", records("eval", split.eval)));
     }
-    for name in models() {
+    for name in &models {
         push(format!("evaluate-{name}"), format!("against {}", config.evaluate.reference));
     }
     push("report".to_owned(), "leaderboard, charts, page".to_owned());
-    stages
+    Ok(stages)
 }
 
 impl fmt::Display for RunPlan {

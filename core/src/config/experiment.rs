@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::component::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec};
+use super::feedback::FeedbackConfig;
+use super::method::{MethodConfig, method_problems};
+use crate::component::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec};
 use crate::context::Device;
 use crate::data::PairsPerInstruction;
 use crate::error::Problem;
@@ -21,6 +23,10 @@ pub struct ExperimentConfig {
     /// Root of the seed tree; another seed is another independent repetition.
     #[serde(default)]
     pub seed: u64,
+    /// Repetitions of every method, each with its own seed: it learns and answers once with each of them, from the same SFT model
+    /// and the same feedback, and the report gives means, intervals and paired differences over all. Empty: once, with `seed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
     /// Where tensors live: `auto`, `cpu` or `cuda`.
     #[serde(default)]
     pub device: Device,
@@ -42,6 +48,9 @@ pub struct ExperimentConfig {
     /// The reward model trained on the feedback; needed by methods that ask one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelStage>,
+    /// The feedback of methods that learn from something other than instructions, demonstrations or pairs.
+    #[serde(default)]
+    pub feedback: FeedbackConfig,
     /// The methods to compare, by name. Each learns, or samples in its own way, or both.
     pub methods: BTreeMap<String, MethodConfig>,
     /// How answers for the evaluation are sampled.
@@ -207,22 +216,14 @@ pub struct RewardModelStage {
     /// Share of the preference pairs, in [0, 1), held out to measure the reward model's accuracy; 0 holds none out.
     #[serde(default = "default_held_out")]
     pub held_out: f64,
+    /// How the trained model scores answers, for methods and the evaluation; unset: `bradley_terry`. One that names no `model` is
+    /// the trained one, also inside an `ensemble`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scorer: Option<RewardModelSpec>,
 }
 
 fn default_held_out() -> f64 {
     0.1
-}
-
-/// One method: a learner, a way of sampling, or both.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MethodConfig {
-    /// What it learns with; unset: the SFT model as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub learner: Option<LearnerSpec>,
-    /// How it answers; unset: `generate.policy`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<PolicySpec>,
 }
 
 /// How answers for the evaluation are sampled.
@@ -263,6 +264,11 @@ impl Default for EvaluateConfig {
     }
 }
 
+/// Whether a name can be a folder's and part of a stage's: letters, digits, `-` and `_`.
+pub(super) fn is_folder_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
 /// The splits an experiment knows.
 pub const SPLITS: [&str; 5] = ["sft", "preference", "unlabeled", "val", "eval"];
 
@@ -271,8 +277,7 @@ impl ExperimentConfig {
     /// make no sense. Touches no resources.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let name_ok = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        if !name_ok(&self.name) {
+        if !is_folder_name(&self.name) {
             problems.push(Problem::new("name", format!("expected letters, digits, `-` and `_`, got `{}`", self.name)));
         }
         if self.threads > 1024 {
@@ -301,16 +306,13 @@ impl ExperimentConfig {
         if let Some(stage) = self.reward_model.as_ref().filter(|stage| !(0.0..1.0).contains(&stage.held_out)) {
             problems.push(Problem::new("reward_model.held_out", format!("expected a number in [0, 1), got {}", stage.held_out)));
         }
-        for (name, method) in &self.methods {
-            if !name_ok(name) || ["sft", "demonstrations"].contains(&name.as_str()) {
-                let message =
-                    format!("`{name}` cannot name a method: letters, digits, `-` and `_`, and not `sft` or `demonstrations`");
-                problems.push(Problem::new(format!("methods.{name}"), message));
-            }
-            if method.learner.is_none() && method.policy.is_none() {
-                let problem = Problem::new(format!("methods.{name}"), "expected a `learner`, a `policy` or both");
-                problems.push(problem.with_hint(format!("for example `methods.{name}.learner.dpo = {{}}`")));
-            }
+        problems.extend(method_problems(&self.methods));
+        problems.extend(under("feedback", self.feedback.problems()));
+        let mut seeds = self.seeds.clone();
+        seeds.sort_unstable();
+        if let Some(twice) = seeds.windows(2).find(|pair| pair[0] == pair[1]) {
+            let problem = Problem::new("seeds", format!("{} stands there twice", twice[0]));
+            problems.push(problem.with_hint("a repetition with the same seed gives the same bytes"));
         }
         let reference = self.evaluate.reference.as_str();
         if !["sft", "demonstrations"].contains(&reference) && !self.methods.contains_key(reference) {
@@ -366,14 +368,7 @@ impl ExperimentConfig {
         under("annotator".to_owned(), self.annotator.problems());
         if let Some(stage) = &self.reward_model {
             under("reward_model.learner".to_owned(), stage.learner.problems());
-        }
-        for (name, method) in &self.methods {
-            if let Some(learner) = &method.learner {
-                under(format!("methods.{name}.learner"), learner.problems());
-            }
-            if let Some(policy) = &method.policy {
-                under(format!("methods.{name}.policy"), policy.problems());
-            }
+            under("reward_model.scorer".to_owned(), stage.scorer.as_ref().map(RewardModelSpec::problems).unwrap_or_default());
         }
         if let Some(policy) = &self.generate.policy {
             under("generate.policy".to_owned(), policy.problems());

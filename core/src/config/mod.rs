@@ -2,13 +2,17 @@
 
 mod document;
 mod experiment;
+mod feedback;
+mod method;
 mod nearest;
 mod schema_check;
 
 pub use document::{Document, render_problems};
 pub use experiment::{
-    DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, MethodConfig, ModelSource, RewardModelStage, SPLITS,
-    SampleConfig, ScratchModel, SftConfig, SplitSizes,
+    DataConfig, EvaluateConfig, ExperimentConfig, GenerateConfig, ModelSource, RewardModelStage, SPLITS, SampleConfig,
+    ScratchModel, SftConfig, SplitSizes,
 };
+pub use feedback::{FeedbackConfig, FeedbackFiles, LabelSource, ScoreSource};
+pub use method::{MethodConfig, methods_in_order};
 pub use nearest::{did_you_mean, nearest};
 pub use schema_check::check_against_schema;

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::seed::Seed;
-use crate::types::{Comparison, Completion, Demonstration, Instruction, Judgement, PreferencePair, RankedList, ScoredCompletion};
+use crate::types::{
+    Comparison, Completion, Demonstration, Instruction, Judgement, LabelledCompletion, PreferencePair, RankedList,
+    RatedCompletion, ScoredCompletion,
+};
 
 /// A record about one instruction.
 pub trait HasInstruction {
@@ -39,6 +42,8 @@ has_instruction! {
     PreferencePair => instruction,
     RankedList => instruction,
     ScoredCompletion => completion.instruction,
+    LabelledCompletion => completion.instruction,
+    RatedCompletion => completion.instruction,
 }
 
 impl HasInstruction for Instruction {

@@ -1,0 +1,299 @@
+//! The stages of methods: reward model and methods learn, every model answers, its answers are judged and measured.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use farmhand_annotators::counted::CountedAnnotator;
+use farmhand_annotators::tie_if_identical::TieIfIdentical;
+use farmhand_core::config::{MethodConfig, methods_in_order};
+use farmhand_core::data::{self, ReadOptions};
+use farmhand_core::types::{Completion, Demonstration, EvalReport, FinishReason, Metric};
+use farmhand_core::{
+    AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, Evaluator, EvaluatorSpec, LearnerInputs, LearnerSpec,
+    Result, Seed,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::repetition::{Repetition, repetitions};
+use super::requirements::{requires, uses_annotations};
+use super::{Experiment, default_policy, read_split, to_json, with_models};
+use crate::cache_dir::cache_dir;
+use crate::pipeline::learn::{OwnedFeedback, learn};
+use crate::pipeline::{annotate, evaluate, generate, read_options};
+
+/// What a learner is given beside its feedback.
+struct Learning<'a> {
+    /// Where it starts.
+    init: &'a Checkpoint,
+    /// Its reference policy, if that is another than `init`.
+    reference: Option<&'a Checkpoint>,
+    /// The fine-tuned model: what components mean that name no model.
+    start: &'a Checkpoint,
+    reward_model: Option<&'a Checkpoint>,
+    /// Share of the feedback kept for validation.
+    held_out: f64,
+}
+
+/// A model that is evaluated.
+pub(super) struct Model {
+    /// The method that made it, or `sft`.
+    method: String,
+    config: MethodConfig,
+    checkpoint: Checkpoint,
+    repetition: Repetition,
+}
+
+impl Model {
+    /// The name in results: the method's, with the seed when there are several.
+    pub(super) fn name(&self) -> String {
+        self.repetition.name_of(&self.method)
+    }
+}
+
+/// Where a learner's stage keeps how many annotations it asked for.
+const LABELS_FILE: &str = "labels.json";
+
+/// What stands in [`LABELS_FILE`].
+#[derive(Debug, Serialize, Deserialize)]
+struct LabelsAsked {
+    /// Different comparisons that the annotator judged while the method learned.
+    n_asked: usize,
+}
+
+/// Reports how many annotations a model has cost.
+struct LabelBudget(usize);
+
+impl Evaluator for LabelBudget {
+    fn evaluate(&self, inputs: &EvaluationInputs<'_>) -> Result<EvalReport> {
+        let metric = Metric {
+            name: "n_labels".to_owned(),
+            value: self.0 as f64,
+            std_error: None,
+            interval: None,
+            n: self.0,
+            unit: "annotations".to_owned(),
+            higher_is_better: None,
+        };
+        Ok(EvalReport { model: inputs.model.to_owned(), reference: None, annotator: None, metrics: vec![metric] })
+    }
+}
+
+/// The records of a file of JSON lines that a stage wrote.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+    let read = |line| {
+        serde_json::from_str(line)
+            .map_err(|error| Error::invalid_data(format!("`{}` is not what its stage wrote", path.display())).with_source(error))
+    };
+    text.lines().map(read).collect()
+}
+
+impl Experiment<'_> {
+    pub(super) fn reward_model(&mut self, start: &Checkpoint) -> Result<Option<Checkpoint>> {
+        let Some(config) = self.config.reward_model.clone() else { return Ok(None) };
+        let learning = Learning { init: start, reference: None, start, reward_model: None, held_out: config.held_out };
+        let kind = requires(&config.learner, &self.config, &self.base_dir)?.feedback;
+        let file = self.feedback_file(kind, true);
+        let only = Repetition::only(self.config.seed);
+        self.learn("reward-model", &config.learner, file, learning, only).map(Some)
+    }
+
+    /// The models that are evaluated: the fine-tuned one, then every method's, repetition by repetition.
+    pub(super) fn methods(&mut self, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<Vec<Model>> {
+        let only = Repetition::only(self.config.seed);
+        let mut models = vec![Model {
+            method: "sft".to_owned(),
+            config: MethodConfig::default(),
+            checkpoint: start.clone(),
+            repetition: only,
+        }];
+        let methods = self.config.methods.clone();
+        for repetition in repetitions(&self.config) {
+            let mut made: BTreeMap<&str, Checkpoint> = BTreeMap::new();
+            for name in methods_in_order(&methods) {
+                let config = &methods[name];
+                let of = |used: &Option<String>| used.as_deref().map(|used| made.get(used).unwrap_or(start).clone());
+                let (init, reference) = (of(&config.init).unwrap_or_else(|| start.clone()), of(&config.reference));
+                let checkpoint = match &config.learner {
+                    Some(spec) => {
+                        let learning =
+                            Learning { init: &init, reference: reference.as_ref(), start, reward_model, held_out: 0.0 };
+                        let file = self.feedback_file(requires(spec, &self.config, &self.base_dir)?.feedback, false);
+                        self.learn(&format!("learn-{name}"), spec, file, learning, repetition)?
+                    }
+                    None => init,
+                };
+                made.insert(name, checkpoint.clone());
+                models.push(Model { method: name.to_owned(), config: config.clone(), checkpoint, repetition });
+            }
+        }
+        Ok(models)
+    }
+
+    /// One learner on the feedback in `file`, a share of which may be held out for validation.
+    fn learn(
+        &mut self,
+        stage: &str,
+        spec: &LearnerSpec,
+        file: PathBuf,
+        learning: Learning<'_>,
+        repetition: Repetition,
+    ) -> Result<Checkpoint> {
+        let requires = requires(spec, &self.config, &self.base_dir)?;
+        let Learning { init, reference, start, reward_model, held_out } = learning;
+        let asked = reward_model.filter(|_| requires.reward_model);
+        let mut inputs = vec![file.clone()];
+        inputs.extend(std::iter::once(init).chain(reference).chain(asked).flat_map(Checkpoint::inputs));
+        let (annotator_spec, scorer) = (self.config.annotator.clone(), self.scorer());
+        let mut options = json!({ "learner": to_json(spec), "held_out": held_out });
+        if asked.is_some() {
+            options["scorer"] = to_json(&self.config.reward_model.as_ref().and_then(|stage| stage.scorer.clone()));
+        }
+        if requires.annotator {
+            options["annotator"] = to_json(&annotator_spec);
+        }
+        let reading = read_options(self.config.data.skip_bad_records);
+        let done = self.repeated_stage(stage, repetition, options, inputs, |_, ctx, build| {
+            let feedback = OwnedFeedback::read(requires.feedback, &file, &reading, ctx)?;
+            let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
+            let cache_dir = cache_dir();
+            let build = BuildContext { policy: Some(start), reward_model, cache_dir: cache_dir.as_deref(), ..*build };
+            let mut learner = spec.build(&build)?;
+            let mut model = asked.map(|_| scorer.build(&build)).transpose()?;
+            let counted = requires.annotator.then(|| CountedAnnotator::around(annotator_spec.build(&build)?, ctx)).transpose()?;
+            let (annotator, judged) = counted.map(|(counted, judged)| (TieIfIdentical::around(counted), judged)).unzip();
+            let inputs = LearnerInputs {
+                init,
+                reference,
+                feedback: feedback.borrow(),
+                validation: validation.as_ref().map(OwnedFeedback::borrow),
+                reward_model: model.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
+                annotator: annotator.as_deref(),
+            };
+            learn(&mut *learner, spec.name(), inputs, ctx)?;
+            match judged {
+                Some(judged) => ctx.stage.write_jsonl(LABELS_FILE, &[LabelsAsked { n_asked: judged.count() }]).map(|_| ()),
+                None => Ok(()),
+            }
+        })?;
+        Checkpoint::open(done.checkpoint_dir())
+    }
+
+    /// How many annotations a method's model learned from or answers by: those of the `annotate` stage, which methods share, when
+    /// it uses them in any way, and those it asked for while it learned.
+    fn n_labels(&self, method: &str, repetition: Repetition) -> Result<usize> {
+        let shared = if uses_annotations(method, &self.config, &self.base_dir)? {
+            read_lines::<annotate::AnnotationSummary>(&self.input("annotate/summary.json"))?
+                .iter()
+                .map(|summary| summary.n_comparisons - summary.n_failed)
+                .sum()
+        } else {
+            0
+        };
+        let mut asked = 0;
+        let mut open = vec![method];
+        let mut seen = Vec::new();
+        while let Some(method) = open.pop() {
+            if seen.contains(&method) {
+                continue;
+            }
+            seen.push(method);
+            let file = self.input(&repetition.name_of(&format!("learn-{method}"))).join(LABELS_FILE);
+            if file.is_file() {
+                asked += read_lines::<LabelsAsked>(&file)?.iter().map(|labels| labels.n_asked).sum::<usize>();
+            }
+            let config = self.config.methods.get(method);
+            open.extend(config.into_iter().flat_map(|config| [&config.init, &config.reference]).flatten().map(String::as_str));
+        }
+        Ok(shared + asked)
+    }
+
+    pub(super) fn generate(&mut self, model: &Model, reward_model: Option<&Checkpoint>) -> Result<()> {
+        let Model { method, config, checkpoint, repetition } = model;
+        let spec = config.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
+        let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
+        let inputs = with_models("data/eval.jsonl", std::iter::once(checkpoint).chain(reward_model));
+        let (file, name) = (self.input("data/eval.jsonl"), model.name());
+        self.repeated_stage(&format!("generate-{method}"), *repetition, options, inputs, |config, ctx, build| {
+            let instructions = read_split(&file)?;
+            // The same random numbers for every method: methods that agree give the same answer.
+            let ctx = &ctx.with_seed(repetition.root().child("generate", 0));
+            let build = BuildContext { policy: Some(checkpoint), reward_model, ..*build };
+            let mut policy = spec.build(&build)?;
+            generate::generate(&mut *policy, &instructions, &config.generate.sampling, &name, ctx).map(|_| ())
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn evaluate(&mut self, model: &Model, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<()> {
+        let config = &self.config.evaluate;
+        let spec: AnnotatorSpec = config.annotator.clone().unwrap_or_else(|| self.config.annotator.clone());
+        let reference = config.reference.clone();
+        let evaluators =
+            if config.evaluators.is_empty() { default_evaluators(reward_model.is_some()) } else { config.evaluators.clone() };
+        let Model { method, repetition, .. } = model;
+        let (n_labels, scorer) = (self.n_labels(method, *repetition)?, self.scorer());
+        let options = json!({
+            "scorer": to_json(&reward_model.map(|_| &scorer)), "annotator": to_json(&spec), "reference": reference, "evaluators": to_json(&evaluators), "n_labels": n_labels,
+        });
+        let reference_file = match reference.as_str() {
+            "demonstrations" => "data/eval.jsonl".to_owned(),
+            "sft" => "generate-sft/completions.jsonl".to_owned(),
+            method => format!("{}/completions.jsonl", self.reference_repetition(model).name_of(&format!("generate-{method}"))),
+        };
+        let answers_file = format!("{}/completions.jsonl", repetition.name_of(&format!("generate-{method}")));
+        let mut inputs = with_models(&answers_file, std::iter::once(start).chain(reward_model));
+        inputs.push(reference_file.clone().into());
+        let (answers_file, reference_file, name) = (self.input(&answers_file), self.input(&reference_file), model.name());
+        self.repeated_stage(&format!("evaluate-{method}"), *repetition, options, inputs, |config, ctx, build| {
+            let (answers, _) = data::read_completions(&answers_file, &ReadOptions::default())?;
+            let references = read_reference(&reference, &reference_file)?;
+            let build = BuildContext { policy: Some(start), reward_model, ..*build };
+            let annotator = TieIfIdentical::build(&spec, &build)?;
+            let comparisons = evaluate::comparisons_against(&references, &answers, ctx)?;
+            // One seed for all methods and repetitions: the same annotator meets the same instruction everywhere.
+            let judging = ctx.with_seed(Seed::root(config.seed).child("judging", 0));
+            let judgements = annotate::annotate(&*annotator, &comparisons, &judging)?;
+            let rewards = match reward_model {
+                Some(_) => evaluate::rewards(&mut *scorer.build(&build)?, &answers, ctx)?,
+                None => Vec::new(),
+            };
+            let mut built = evaluators.iter().map(|spec| spec.build(&build)).collect::<Result<Vec<_>>>()?;
+            built.push(Box::new(LabelBudget(n_labels)));
+            let inputs = EvaluationInputs { model: &name, completions: &answers, judgements: &judgements, rewards: &rewards };
+            evaluate::measure(&built, &inputs, (&reference, annotator.id()), ctx).map(|_| ())
+        })?;
+        Ok(())
+    }
+
+    /// The repetition of the reference that a model is compared with: its own; the fine-tuned model's is the first.
+    fn reference_repetition(&self, model: &Model) -> Repetition {
+        if model.method == "sft" { repetitions(&self.config)[0] } else { model.repetition }
+    }
+}
+
+/// What is measured when a configuration names nothing.
+fn default_evaluators(with_rewards: bool) -> Vec<EvaluatorSpec> {
+    let names = ["win_rate", "mean_reward", "length"].into_iter().filter(|name| *name != "mean_reward" || with_rewards);
+    names.map(|name| EvaluatorSpec::from_json(name, "{}").expect("the evaluators are built in")).collect()
+}
+
+/// The reference's answers: a method's completions, or the data's own.
+fn read_reference(reference: &str, path: &Path) -> Result<Vec<Completion>> {
+    if reference != "demonstrations" {
+        return Ok(data::read_completions(path, &ReadOptions::default())?.0);
+    }
+    let (demonstrations, _) = data::read_demonstrations(path, &ReadOptions::default())?;
+    let answer = |shown: Demonstration| Completion {
+        instruction: shown.instruction,
+        output: shown.output,
+        model: "demonstrations".to_owned(),
+        sample: 0,
+        finish: FinishReason::Stop,
+        n_tokens: 0,
+        log_prob: None,
+    };
+    Ok(demonstrations.into_iter().map(answer).collect())
+}

@@ -1,0 +1,217 @@
+//! What the learners of an experiment ask for, and whether the experiment offers it.
+
+use std::path::Path;
+
+use farmhand_core::config::{Document, ExperimentConfig, LabelSource, ScoreSource};
+use farmhand_core::{BuildContext, FeedbackKind, LearnerSpec, Problem, Requirements, Result};
+use serde_json::Value;
+
+use super::to_json;
+
+/// Reads an experiment and reports everything wrong with it at once, learners' requirements included.
+///
+/// # Errors
+/// When it cannot be read or run.
+pub fn read_experiment(document: &Document) -> Result<ExperimentConfig> {
+    let config: ExperimentConfig = document.read_as()?;
+    let mut problems = config.problems();
+    problems.extend(requirement_problems(&config, document.path().parent().unwrap_or(Path::new(".")))?);
+    if problems.is_empty() { Ok(config) } else { Err(document.problems_error(&problems)) }
+}
+
+/// What a learner needs, from its options alone.
+pub(super) fn requires(spec: &LearnerSpec, config: &ExperimentConfig, base_dir: &Path) -> Result<Requirements> {
+    Ok(spec.build(&BuildContext::new(config.device, base_dir))?.requires())
+}
+
+/// The stages that make feedback of the sampled answers, as far as learners ask for what they make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::pipeline) struct FeedbackStages {
+    /// The reward model learns from answers scored by the annotations.
+    pub(in crate::pipeline) score_for_reward_model: bool,
+    /// Methods learn from scores: scored answers, ranked lists, labels by a threshold.
+    pub(in crate::pipeline) score: bool,
+    /// Methods learn from labelled answers.
+    pub(in crate::pipeline) label: bool,
+    /// Methods learn from rated answers.
+    pub(in crate::pipeline) rate: bool,
+}
+
+impl FeedbackStages {
+    /// What the experiment's learners ask for and no file gives.
+    ///
+    /// # Errors
+    /// When a learner cannot be built.
+    pub(in crate::pipeline) fn of(config: &ExperimentConfig, base_dir: &Path) -> Result<Self> {
+        let mut stages = Self::default();
+        for spec in config.methods.values().filter_map(|method| method.learner.as_ref()) {
+            let kind = requires(spec, config, base_dir)?.feedback;
+            if config.feedback.files.of(kind).is_some() {
+                continue;
+            }
+            match kind {
+                FeedbackKind::Scored | FeedbackKind::RankedLists => stages.score = true,
+                FeedbackKind::Labelled => stages.label = true,
+                FeedbackKind::Rated => stages.rate = true,
+                FeedbackKind::Demonstrations | FeedbackKind::Preferences | FeedbackKind::Prompts => {}
+            }
+        }
+        stages.score |= stages.label && matches!(config.feedback.labels, LabelSource::Threshold(_));
+        if let Some(stage) = &config.reward_model {
+            let kind = requires(&stage.learner, config, base_dir)?.feedback;
+            let of_scores = matches!(kind, FeedbackKind::Scored | FeedbackKind::RankedLists);
+            stages.score_for_reward_model = of_scores && config.feedback.files.of(kind).is_none();
+        }
+        Ok(stages)
+    }
+}
+
+/// Reward models that, without a `model` of their own, are the one that the experiment trains.
+const TRAINED: [&str; 3] = ["bradley_terry", "attributes", "preference_model"];
+
+/// Whether options name the reward model that the experiment trains, at any depth.
+pub(super) fn asks_trained_reward_model(options: &Value) -> bool {
+    match options {
+        Value::Object(table) => table.iter().any(|(key, value)| {
+            let names_it = TRAINED.contains(&key.as_str()) && value.is_object() && value.get("model").is_none_or(Value::is_null);
+            names_it || asks_trained_reward_model(value)
+        }),
+        Value::Array(items) => items.iter().any(asks_trained_reward_model),
+        _ => false,
+    }
+}
+
+/// Whether a method learns from the experiment's annotations: from the pairs, from what is made of them, or through the reward
+/// model; or whether it answers with that reward model's help.
+pub(super) fn uses_annotations(name: &str, config: &ExperimentConfig, base_dir: &Path) -> Result<bool> {
+    let Some(method) = config.methods.get(name) else { return Ok(false) };
+    let policy = method.policy.as_ref().or(config.generate.policy.as_ref());
+    if policy.is_some_and(|policy| asks_trained_reward_model(&to_json(policy))) {
+        return Ok(true);
+    }
+    if let Some(spec) = &method.learner {
+        let requires = requires(spec, config, base_dir)?;
+        let by_scores = || match &config.feedback.scores {
+            ScoreSource::Auto | ScoreSource::Annotations => true,
+            ScoreSource::RewardModel(spec) => asks_trained_reward_model(&to_json(spec)),
+        };
+        let from_feedback = config.feedback.files.of(requires.feedback).is_none()
+            && match requires.feedback {
+                FeedbackKind::Preferences => true,
+                FeedbackKind::Scored | FeedbackKind::RankedLists => by_scores(),
+                FeedbackKind::Labelled => config.feedback.labels == LabelSource::Pairs || by_scores(),
+                FeedbackKind::Rated => asks_trained_reward_model(&to_json(&config.feedback.ratings)),
+                FeedbackKind::Demonstrations | FeedbackKind::Prompts => false,
+            };
+        if from_feedback || requires.reward_model || asks_trained_reward_model(&to_json(spec)) {
+            return Ok(true);
+        }
+    }
+    for used in [&method.init, &method.reference].into_iter().flatten() {
+        if uses_annotations(used, config, base_dir)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What learners need and the experiment does not offer.
+fn requirement_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut stages = vec![];
+    if let Some(sft) = &config.sft {
+        stages.push(("sft.learner".to_owned(), &sft.learner, Some(FeedbackKind::Demonstrations), false));
+    }
+    if let Some(stage) = &config.reward_model {
+        stages.push(("reward_model.learner".to_owned(), &stage.learner, None, true));
+    }
+    for (name, method) in &config.methods {
+        stages.extend(method.learner.as_ref().map(|learner| (format!("methods.{name}.learner"), learner, None, false)));
+    }
+    for (path, spec, expected, is_reward_model) in stages {
+        let requires = requires(spec, config, base_dir)?;
+        let asked = Asked { spec, requires, is_reward_model };
+        if requires.reward_model && config.reward_model.is_none() {
+            let problem = Problem::new(&path, format!("learner `{}` needs a reward model", spec.name()));
+            problems.push(problem.with_hint("add `[reward_model]` with `learner.reward_modeling = {}`"));
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != requires.feedback) {
+            problems.push(asked.other_feedback(&path, expected.name()));
+        } else if let Some(problem) = asked.feedback_problem(&path, config) {
+            problems.push(problem);
+        }
+    }
+    problems.extend(source_problems(config, base_dir)?);
+    Ok(problems)
+}
+
+/// A learner and what it asks for.
+struct Asked<'a> {
+    spec: &'a LearnerSpec,
+    requires: Requirements,
+    is_reward_model: bool,
+}
+
+impl Asked<'_> {
+    fn other_feedback(&self, path: &str, expected: &str) -> Problem {
+        let message =
+            format!("learner `{}` learns from {}, not from {expected}", self.spec.name(), self.requires.feedback.name());
+        Problem::new(path, message)
+    }
+
+    /// Why the experiment has no feedback of the kind that the learner takes.
+    fn feedback_problem(&self, path: &str, config: &ExperimentConfig) -> Option<Problem> {
+        let (name, kind) = (self.spec.name(), self.requires.feedback);
+        if config.feedback.files.of(kind).is_some() {
+            return None;
+        }
+        let no_split = |split: &str, size: usize| {
+            let given = if config.data.files.is_empty() { size > 0 } else { config.data.files.contains_key(split) };
+            (!given).then(|| {
+                let key = if config.data.files.is_empty() { "data.split" } else { "data.files" };
+                let message = format!("learner `{name}` learns from the `{split}` split, which has no records");
+                Problem::new(path, message).with_hint(format!("set `{key}.{split}`"))
+            })
+        };
+        match kind {
+            FeedbackKind::Prompts if self.is_reward_model => Some(self.other_feedback(path, "judged answers")),
+            FeedbackKind::Prompts => no_split("unlabeled", config.data.split.unlabeled),
+            FeedbackKind::Demonstrations => no_split("sft", config.data.split.sft),
+            FeedbackKind::Rated if config.feedback.ratings.is_empty() => {
+                let message = format!("learner `{name}` learns from rated completions, and nothing rates answers here");
+                let hint = "name a file in `feedback.files.rated`, or a reward model for each attribute, for example \
+                            `feedback.ratings.quality.bradley_terry = {}`";
+                Some(Problem::new(path, message).with_hint(hint))
+            }
+            FeedbackKind::Rated if self.is_reward_model => {
+                let message =
+                    format!("learner `{name}` learns from rated completions, which `feedback.ratings` makes only after it");
+                Some(Problem::new(path, message).with_hint("name a file in `feedback.files.rated`"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Sources of feedback that name a reward model which the experiment does not train.
+fn source_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    if config.reward_model.is_none() {
+        let needed = FeedbackStages::of(config, base_dir)?;
+        let mut check = |path: String, options: Value| {
+            if asks_trained_reward_model(&options) {
+                let problem = Problem::new(path, "this reward model has nothing to load: the experiment trains none");
+                problems.push(problem.with_hint("add `[reward_model]`, or set `model` to one that exists"));
+            }
+        };
+        if let ScoreSource::RewardModel(spec) = config.feedback.scores.clone()
+            && needed.score
+        {
+            check("feedback.scores.reward_model".to_owned(), to_json(&spec));
+        }
+        for (name, spec) in config.feedback.ratings.iter().filter(|_| needed.rate) {
+            check(format!("feedback.ratings.{name}"), to_json(spec));
+        }
+    }
+    Ok(problems)
+}
