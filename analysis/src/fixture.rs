@@ -18,6 +18,19 @@ pub(crate) fn run() -> tempfile::TempDir {
     dir
 }
 
+/// A run with SFT, and DPO and PPO with three seeds each.
+pub(crate) fn repeated_run() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "name = \"repeated\"\nseed = 0\nseeds = [0, 1, 2]\n";
+    std::fs::write(dir.path().join("run.toml"), config).expect("written");
+    write_model(dir.path(), "sft", 0);
+    for seed in 0..3 {
+        write_model(dir.path(), &format!("dpo@{seed}"), seed);
+        write_model(dir.path(), &format!("ppo@{seed}"), seed + 2);
+    }
+    dir
+}
+
 /// Fills a folder as a run would.
 pub(crate) fn fill(dir: &Path) {
     let config = "name = \"quick start\"\nseed = 7\n\n[methods.dpo.learner.dpo]\nbeta = 0.1 # <b>\n";
@@ -25,17 +38,22 @@ pub(crate) fn fill(dir: &Path) {
     std::fs::write(dir.join("manifest.json"), "{}").expect("written");
     write_events(&dir.join("events.jsonl"));
     for (method, shift) in [("sft", 0), ("dpo", 1), ("ppo", 4), ("best_of_n", 1)] {
-        let judgements: Vec<Judgement> = (0..8).map(|index| judgement(method, index, shift)).collect();
-        let completions: Vec<Completion> = judgements.iter().map(|judgement| completion(method, judgement)).collect();
-        let evaluation = dir.join(format!("evaluate-{method}"));
-        let generation = dir.join(format!("generate-{method}"));
-        std::fs::create_dir_all(&evaluation).expect("made");
-        std::fs::create_dir_all(&generation).expect("made");
-        let reports = reports(method, &judgements);
-        std::fs::write(evaluation.join("report.json"), serde_json::to_string_pretty(&reports).expect("JSON")).expect("written");
-        write_jsonl(&evaluation.join("judgements.jsonl"), &judgements);
-        write_jsonl(&generation.join("completions.jsonl"), &completions);
+        write_model(dir, method, shift);
     }
+}
+
+/// What a run leaves of one model.
+fn write_model(dir: &Path, method: &str, shift: i32) {
+    let judgements: Vec<Judgement> = (0..8).map(|index| judgement(method, index, shift)).collect();
+    let completions: Vec<Completion> = judgements.iter().map(|judgement| completion(method, judgement)).collect();
+    let evaluation = dir.join(format!("evaluate-{method}"));
+    let generation = dir.join(format!("generate-{method}"));
+    std::fs::create_dir_all(&evaluation).expect("made");
+    std::fs::create_dir_all(&generation).expect("made");
+    let reports = reports(method, &judgements);
+    std::fs::write(evaluation.join("report.json"), serde_json::to_string_pretty(&reports).expect("JSON")).expect("written");
+    write_jsonl(&evaluation.join("judgements.jsonl"), &judgements);
+    write_jsonl(&generation.join("completions.jsonl"), &completions);
 }
 
 /// A metric without uncertainty.
@@ -97,13 +115,14 @@ fn reports(method: &str, judgements: &[Judgement]) -> Vec<EvalReport> {
     let mut reports =
         report_of(method, 100.0 * mean, 100.0 * (variance / p.len() as f64).sqrt(), (lengths / judgements.len()) as f64);
     reports[0].metrics[0].n = p.len();
+    let tally = |name: &str, value| Metric { unit: "comparisons".into(), ..metric(name, value) };
     reports[0].metrics.extend([
         metric("discrete_win_rate", 100.0 * (count(|p| p > 0.5) + 0.5 * count(|p| p == 0.5)) / p.len() as f64),
-        metric("n_wins", count(|p| p > 0.5)),
-        metric("n_wins_base", count(|p| p < 0.5)),
-        metric("n_draws", count(|p| p == 0.5)),
-        metric("n_total", p.len() as f64),
-        metric("n_failed", (judgements.len() - p.len()) as f64),
+        tally("n_wins", count(|p| p > 0.5)),
+        tally("n_wins_base", count(|p| p < 0.5)),
+        tally("n_draws", count(|p| p == 0.5)),
+        tally("n_total", p.len() as f64),
+        tally("n_failed", (judgements.len() - p.len()) as f64),
     ]);
     let mut reward = metric("mean_reward", mean * 2.0 - 1.0);
     reward.std_error = Some(0.125);

@@ -1,4 +1,4 @@
-//! The leaderboard: one row a model, the best win rate first, from the evaluation reports of one or several runs.
+//! The leaderboard: one row a method, the best win rate first, from the evaluation reports of one or several runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::table::{Align, Table};
 const NORMAL_975: f64 = 1.959_963_984_540_054;
 
 /// The columns of numbers in the order in which they are shown; others follow in alphabetical order.
-const KNOWN_COLUMNS: [&str; 14] = [
+const KNOWN_COLUMNS: [&str; 16] = [
     "win_rate",
     "standard_error",
     "interval_low",
@@ -32,6 +32,8 @@ const KNOWN_COLUMNS: [&str; 14] = [
     "n_failed",
     "avg_length",
     "mean_reward",
+    "n_labels",
+    "n_seeds",
 ];
 
 /// AlpacaEval's columns, in its order; a leaderboard file of ours starts with them.
@@ -224,6 +226,8 @@ impl Leaderboard {
             "n_total" => "n".to_owned(),
             "n_failed" => "Failed".to_owned(),
             "avg_length" => "Length (chars)".to_owned(),
+            "n_labels" => "Labels".to_owned(),
+            "n_seeds" => "Seeds".to_owned(),
             other => {
                 let words = other.replace('_', " ");
                 let mut letters = words.chars();
@@ -277,12 +281,12 @@ impl Leaderboard {
 
 /// The rows to be of one run.
 pub(crate) fn entries_of(run: &RunFiles) -> Vec<Entry> {
-    let entry = |model: &crate::ModelFiles| Entry {
+    let entry = |method: crate::Repetitions<'_>| Entry {
         run: run.name.clone(),
-        model: model.model().to_owned(),
-        reports: model.reports.clone(),
+        model: method.name.to_owned(),
+        reports: method.reports(),
     };
-    run.models.iter().filter(|model| !model.reports.is_empty()).map(entry).collect()
+    run.by_method().into_iter().map(entry).filter(|entry| !entry.reports.is_empty()).collect()
 }
 
 /// Whether a column holds whole numbers. AlpacaEval cuts the mean length to one.

@@ -4,17 +4,21 @@
 //! a repeated run leaves byte for byte: no times, durations, dates or paths.
 //!
 //! * [`RunFiles`]: a run directory, read.
-//! * [`Leaderboard`]: one row a model, as Markdown, CSV, JSON or plain text.
+//! * [`Leaderboard`]: one row a method, as Markdown, CSV, JSON or plain text; repetitions with several seeds are one row.
+//! * [`paired_differences`]: every two methods on the same instructions and seeds.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
 
 pub mod charts;
 
+mod crossed;
 mod html;
 mod leaderboard;
 mod number;
+mod paired;
 mod parquet;
+mod repetitions;
 mod report;
 mod run_files;
 mod table;
@@ -23,6 +27,8 @@ mod table;
 mod fixture;
 
 pub use leaderboard::{Entry, Leaderboard};
+pub use paired::{PairedDifference, paired_differences};
 pub use parquet::{Record, read_parquet_records, write_parquet_records};
+pub use repetitions::Repetitions;
 pub use report::{ReportSummary, write_report};
 pub use run_files::{ModelFiles, RunFiles, Scalars, read_reports};

@@ -7,12 +7,14 @@ use farmhand_core::types::{EvalReport, FinishReason, Metric, Outcome, Preference
 use crate::html::escape;
 use crate::leaderboard::interval;
 use crate::number::{fixed, significant};
+use crate::paired::PairedDifference;
+use crate::repetitions::{Repetitions, split_seed};
 use crate::run_files::{ModelFiles, RunFiles};
 use crate::table::{Align, Table};
 
 /// One sentence: how many models, against whom, judged by whom, on how many comparisons.
 pub(super) fn setting(run: &RunFiles) -> String {
-    let models = run.models.iter().filter(|model| !model.reports.is_empty()).count();
+    let models = run.by_method().iter().filter(|method| !method.reports().is_empty()).count();
     let references = names(run.models.iter().filter_map(ModelFiles::reference));
     let mut text = format!("{models} {}", if models == 1 { "model" } else { "models" });
     if !references.is_empty() {
@@ -22,17 +24,33 @@ pub(super) fn setting(run: &RunFiles) -> String {
     if !annotators.is_empty() {
         text.push_str(&format!(", judged by {annotators}"));
     }
+    let seeds = seeds(run);
+    if !seeds.is_empty() {
+        text.push_str(&format!("; methods learned and answered {} times, with the seeds {}", seeds.len(), listed(&seeds)));
+    }
     text + ". A win rate of 50 % is as good as the reference; a tie counts as half a win. Intervals cover 95 %."
 }
 
-/// Every metric of every evaluator of a model.
-pub(super) fn metrics(model: &ModelFiles) -> String {
-    let heading = if model.model() == model.method {
-        format!("<h3>{}</h3>\n", escape(&model.method))
+/// The seeds of the methods that were repeated.
+fn seeds(run: &RunFiles) -> Vec<u64> {
+    let seeds: BTreeSet<u64> = run.by_method().iter().flat_map(Repetitions::seeds).collect();
+    seeds.into_iter().collect()
+}
+
+fn listed(seeds: &[u64]) -> String {
+    seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Every metric of every evaluator of a method, over its repetitions.
+pub(super) fn metrics(method: &Repetitions<'_>) -> String {
+    let folder = split_seed(&method.models[0].method).0;
+    let heading = if method.name == folder {
+        format!("<h3>{}</h3>\n", escape(folder))
     } else {
-        format!("<h3>{} <small>({})</small></h3>\n", escape(model.model()), escape(&model.method))
+        format!("<h3>{} <small>({})</small></h3>\n", escape(method.name), escape(folder))
     };
-    if model.reports.is_empty() {
+    let reports = method.reports();
+    if reports.is_empty() {
         return heading + "<p>Not evaluated yet.</p>\n";
     }
     let columns = [
@@ -46,9 +64,51 @@ pub(super) fn metrics(model: &ModelFiles) -> String {
     ];
     let columns = columns.map(|(header, align)| (header.to_owned(), align)).to_vec();
     // Who judged stands above the leaderboard; here only where models have several judges.
-    let show_judge = model.reports.iter().filter_map(|report| report.annotator.as_deref()).collect::<BTreeSet<_>>().len() > 1;
-    let rows = model.reports.iter().flat_map(|report| report.metrics.iter().map(|metric| metric_row(report, metric, show_judge)));
-    heading + &Table::new(columns, rows.collect()).html()
+    let show_judge = reports.iter().filter_map(|report| report.annotator.as_deref()).collect::<BTreeSet<_>>().len() > 1;
+    let rows = reports.iter().flat_map(|report| report.metrics.iter().map(|metric| metric_row(report, metric, show_judge)));
+    heading + &by_seed(method) + &Table::new(columns, rows.collect()).html()
+}
+
+/// The win rate with each seed, where there are several.
+fn by_seed(method: &Repetitions<'_>) -> String {
+    let rate = |model: &&ModelFiles| {
+        let rate = model.reports.iter().find_map(|report| report.metric("win_rate"))?;
+        Some(format!("{} %", fixed(rate.value, 1)))
+    };
+    let rates: Vec<String> = method.models.iter().filter_map(rate).collect();
+    if method.models.len() < 2 || rates.is_empty() {
+        return String::new();
+    }
+    format!("<p>Win rates with the seeds {}: {}.</p>\n", listed(&method.seeds()), rates.join(", "))
+}
+
+/// The difference of each method to the best one, on the same instructions and seeds; nothing with fewer than two methods.
+pub(super) fn differences(pairs: &[PairedDifference]) -> Option<String> {
+    let best = &pairs.first()?.method;
+    let columns =
+        [("Method", Align::Left), ("Difference (points)", Align::Right), ("SE", Align::Right), ("95 % interval", Align::Right)]
+            .into_iter()
+            .chain([("Instructions", Align::Right), ("Seeds", Align::Right)])
+            .map(|(header, align)| (header.to_owned(), align));
+    let rows = pairs.iter().filter(|pair| pair.method == *best).map(|pair| {
+        let ends = pair.interval.map(|[low, high]| format!("{} – {}", fixed(-high, 1), fixed(-low, 1)));
+        vec![
+            pair.other.clone(),
+            fixed(-pair.difference, 2),
+            pair.std_error.map(|error| fixed(error, 2)).unwrap_or_default(),
+            ends.unwrap_or_default(),
+            pair.n_instructions.to_string(),
+            pair.n_seeds.to_string(),
+        ]
+    });
+    let note = format!(
+        "<p>The win rate of each method minus that of <strong>{}</strong>, first on the leaderboard: differences on the same \
+         instruction, with the same judge and seed. Where the interval holds 0, this run does not tell the two apart; {} comparisons \
+         at once would need wider intervals. <code>paired_differences.csv</code> has every two methods.</p>\n",
+        escape(best),
+        pairs.iter().filter(|pair| pair.method == *best).count()
+    );
+    Some(note + &Table::new(columns.collect(), rows.collect()).html())
 }
 
 fn metric_row(report: &EvalReport, metric: &Metric, show_judge: bool) -> Vec<String> {
@@ -111,12 +171,20 @@ pub(super) fn caveats(run: &RunFiles) -> Option<String> {
              prefers, with its biases (length, position, style), not what people would."
         ));
     }
-    items.push(
-        "Intervals cover the choice of instructions only. They do not cover the randomness of training; repeat the run with other seeds for that."
-            .to_owned(),
-    );
-    if let Some(seed) = seed(run) {
-        items.push(format!("This is one run, with seed {seed}."));
+    let seeds = seeds(run);
+    if seeds.is_empty() {
+        items.push(
+            "Intervals cover the choice of instructions only. They do not cover the randomness of training; repeat the methods with other \
+             seeds (`seeds`) for that."
+                .to_owned(),
+        );
+        items.extend(seed(run).map(|seed| format!("This is one run, with seed {seed}.")));
+    } else {
+        items.push(format!(
+            "Intervals cover the choice of instructions and the randomness of learning and answering, from {} seeds. They do not cover the \
+             data, the fine-tuned model, the annotations and the reward model, which all methods share.",
+            seeds.len()
+        ));
     }
     items.extend(cut_off(run));
     items.extend(noised(run));

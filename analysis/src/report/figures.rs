@@ -1,10 +1,14 @@
 //! The charts of a run, each with its file name and caption.
 
+use std::collections::BTreeMap;
+
 use farmhand_core::Result;
 
 use crate::charts::{self, Chart, Curves, LengthPoint, LengthWinRate, Panel, Series, WinRateBar, WinRates};
 use crate::html::escape;
 use crate::leaderboard::Leaderboard;
+use crate::repetitions::split_seed;
+use crate::report::over_optimisation::over_optimisation;
 use crate::run_files::RunFiles;
 
 /// The colour of what belongs to no evaluated model: the palette's grey.
@@ -52,6 +56,13 @@ pub(super) fn figures(run: &RunFiles, board: &Leaderboard) -> Result<Vec<Figure>
                        a model that lies far to the right may win by length.";
         figures.push(Figure::new("length_win_rate", caption, &lengths)?);
     }
+    let optimised = over_optimisation(run, board);
+    if !optimised.is_empty() {
+        let caption = "Proxy (the reward model that is optimised) and gold (the judge of the evaluation) against the divergence from the \
+                       start. Where the proxy still rises and the gold falls, the reward model's mistakes are exploited. The divergence \
+                       of best-of-n is its bound ln n − (n − 1)/n, a learner's the last one that it recorded.";
+        figures.push(Figure::new("over_optimisation", caption, &optimised)?);
+    }
     let online = reward_and_kl(run);
     if !online.is_empty() {
         let caption = "Reward that the method maximises and divergence from the reference policy, over its steps.";
@@ -93,7 +104,7 @@ fn lengths(run: &RunFiles, board: &Leaderboard) -> LengthWinRate {
 /// Reward and KL of every stage that recorded a KL.
 fn reward_and_kl(run: &RunFiles) -> Curves {
     let online = |wanted: &[&str]| -> Vec<Series> {
-        let stages = run.scalars.iter().filter(|(_, scalars)| scalars.keys().any(|name| leaf(name) == "kl"));
+        let stages = shown_stages(run).filter(|(_, scalars)| scalars.keys().any(|name| leaf(name) == "kl"));
         let lines = stages.filter_map(|(stage, scalars)| {
             let points = scalars.iter().find(|(name, _)| wanted.contains(&leaf(name)))?.1;
             Some(series(run, stage, points))
@@ -114,7 +125,7 @@ fn reward_and_kl(run: &RunFiles) -> Curves {
 
 /// A panel for each stage that recorded a loss: training and, where there is one, validation.
 fn losses(run: &RunFiles) -> Curves {
-    let panels = run.scalars.iter().filter_map(|(stage, scalars)| {
+    let panels = shown_stages(run).filter_map(|(stage, scalars)| {
         let find = |wanted: &str| scalars.iter().find(|(name, _)| leaf(name) == wanted);
         let mut lines = vec![Series { label: "training".into(), ..series(run, stage, find("loss")?.1) }];
         if let Some((_, points)) = find("validation_loss") {
@@ -134,18 +145,27 @@ fn order(stage: &str) -> usize {
     ["base", "sft", "reward-model"].iter().position(|known| *known == stage).unwrap_or(3)
 }
 
-fn series(run: &RunFiles, stage: &str, points: &std::collections::BTreeMap<u64, f64>) -> Series {
+fn series(run: &RunFiles, stage: &str, points: &BTreeMap<u64, f64>) -> Series {
     let method = method_of(stage);
-    let colour = run.models.iter().position(|model| model.method == method).unwrap_or(NEUTRAL);
+    let colour = colour_of_model(run, method);
     Series { label: method.to_owned(), points: points.iter().map(|(step, value)| (*step as f64, *value)).collect(), colour }
 }
 
 fn colour_of_model(run: &RunFiles, name: &str) -> usize {
-    run.models.iter().position(|model| model.model() == name).unwrap_or(NEUTRAL)
+    run.by_method().iter().position(|method| method.name == name).unwrap_or(NEUTRAL)
 }
 
 fn method_of(stage: &str) -> &str {
-    stage.strip_prefix("learn-").unwrap_or(stage)
+    split_seed(stage.strip_prefix("learn-").unwrap_or(stage)).0
+}
+
+/// The stages that recorded something; of repetitions the first, for the others say the same with other noise.
+fn shown_stages(run: &RunFiles) -> impl Iterator<Item = (&String, &BTreeMap<String, BTreeMap<u64, f64>>)> {
+    let is_later = |stage: &str| {
+        let (method, seed) = split_seed(stage);
+        seed.is_some() && run.scalars.keys().any(|other| split_seed(other).0 == method && split_seed(other).1 < seed)
+    };
+    run.scalars.iter().filter(move |(stage, _)| !is_later(stage))
 }
 
 fn stage_title(stage: &str) -> String {

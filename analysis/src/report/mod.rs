@@ -1,7 +1,9 @@
-//! The report of one run: a self-contained page, the leaderboard as Markdown, CSV and JSON, the charts as files.
+//! The report of one run: a self-contained page, the leaderboard as Markdown, CSV and JSON, paired differences as CSV, the charts as
+//! files.
 
 mod details;
 mod figures;
+mod over_optimisation;
 mod page;
 mod samples;
 
@@ -11,6 +13,7 @@ use farmhand_core::run::StageDir;
 use farmhand_core::{Error, Result};
 
 use crate::leaderboard::{Leaderboard, entries_of};
+use crate::paired::{self, paired_differences};
 use crate::run_files::RunFiles;
 
 /// What a caller shows after a report is written.
@@ -24,8 +27,8 @@ pub struct ReportSummary {
     pub index_html: PathBuf,
 }
 
-/// Reads a run directory and writes its report into `stage`: `index.html`, `leaderboard.{md,csv,json}` and
-/// `charts/*.{svg,png}`. What the run does not have is left out. The same run gives the same bytes.
+/// Reads a run directory and writes its report into `stage`: `index.html`, `leaderboard.{md,csv,json}`,
+/// `paired_differences.csv` and `charts/*.{svg,png}`. What the run does not have is left out. The same run gives the same bytes.
 ///
 /// # Errors
 /// When the run directory is missing or holds broken files, or the disk refuses.
@@ -36,12 +39,17 @@ pub fn write_report(run_dir: &Path, stage: &StageDir) -> Result<ReportSummary> {
     write(stage, "leaderboard.md", leaderboard_markdown.as_bytes())?;
     write(stage, "leaderboard.csv", board.csv()?.as_bytes())?;
     write(stage, "leaderboard.json", board.json().as_bytes())?;
+    let ranked: Vec<&str> = (0..board.len()).filter_map(|row| board.text("model", row)).collect();
+    let pairs = paired_differences(&run, &ranked);
+    if !pairs.is_empty() {
+        write(stage, "paired_differences.csv", paired::csv(&pairs).as_bytes())?;
+    }
     let figures = figures::figures(&run, &board)?;
     for figure in &figures {
         write(stage, &format!("charts/{}.svg", figure.name), figure.svg.as_bytes())?;
         write(stage, &format!("charts/{}.png", figure.name), &figure.png)?;
     }
-    let index_html = write(stage, "index.html", page::page(&run, &board, &figures).as_bytes())?;
+    let index_html = write(stage, "index.html", page::page(&run, &board, &pairs, &figures).as_bytes())?;
     Ok(ReportSummary { leaderboard_markdown, leaderboard_terminal: board.terminal(), index_html })
 }
 
@@ -97,6 +105,7 @@ mod tests {
                 "report/leaderboard.csv",
                 "report/leaderboard.json",
                 "report/leaderboard.md",
+                "report/paired_differences.csv",
             ]
         );
         assert!(a == b, "some file differs");
@@ -137,6 +146,18 @@ mod tests {
         assert!(text(&files, "report/index.html").contains("No model has been evaluated"));
         assert!(!files.keys().any(|name| name.contains("charts/")));
         assert_eq!(summary.leaderboard_markdown.lines().count(), 2);
+    }
+
+    #[test]
+    fn repetitions_are_one_row_and_the_page_tells_their_seeds() {
+        let dir = fixture::repeated_run();
+        let (summary, files) = report_of(dir.path());
+        assert_eq!(summary.leaderboard_markdown.lines().count(), 2 + 3, "{}", summary.leaderboard_markdown);
+        let page = text(&files, "report/index.html");
+        assert!(page.contains("3 times, with the seeds 0, 1, 2") && page.contains("Win rates with the seeds 0, 1, 2"));
+        assert!(page.contains("from 3 seeds") && !page.contains("This is one run"));
+        assert!(page.contains("<h2>Paired differences</h2>"));
+        assert_eq!(text(&files, "report/paired_differences.csv").lines().count(), 1 + 3);
     }
 
     #[test]

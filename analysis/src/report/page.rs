@@ -2,18 +2,25 @@
 
 use crate::html::escape;
 use crate::leaderboard::Leaderboard;
+use crate::paired::PairedDifference;
+use crate::repetitions::Repetitions;
 use crate::report::figures::Figure;
 use crate::report::{details, samples};
-use crate::run_files::{ModelFiles, RunFiles};
+use crate::run_files::RunFiles;
 
 /// The whole page.
-pub(super) fn page(run: &RunFiles, board: &Leaderboard, figures: &[Figure]) -> String {
+pub(super) fn page(run: &RunFiles, board: &Leaderboard, pairs: &[PairedDifference], figures: &[Figure]) -> String {
     let name = escape(&run.name);
-    let sections: Vec<Section> =
-        [headline(run, board), charts(figures), methods(run, board), failures(run), caveats(run), configuration(run)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let sections = [
+        headline(run, board),
+        differences(pairs),
+        charts(figures),
+        methods(run, board),
+        failures(run),
+        caveats(run),
+        configuration(run),
+    ];
+    let sections: Vec<Section> = sections.into_iter().flatten().collect();
     let links: String = sections.iter().map(|section| format!("<a href=\"#{0}\">{1}</a>\n", section.id, section.title)).collect();
     let body: String = sections.iter().map(Section::html).collect();
     format!(
@@ -53,13 +60,19 @@ fn charts(figures: &[Figure]) -> Option<Section> {
     (!body.is_empty()).then_some(Section { id: "charts", title: "Charts", body })
 }
 
+fn differences(pairs: &[PairedDifference]) -> Option<Section> {
+    details::differences(pairs).map(|body| Section { id: "differences", title: "Paired differences", body })
+}
+
 fn methods(run: &RunFiles, board: &Leaderboard) -> Option<Section> {
-    let method = |model: &ModelFiles| format!("{}{}", details::metrics(model), samples::samples(model));
-    let rank =
-        |model: &ModelFiles| (0..board.len()).find(|row| board.text("model", *row) == Some(model.model())).unwrap_or(usize::MAX);
-    let mut models: Vec<&ModelFiles> = run.models.iter().collect();
-    models.sort_by_key(|model| rank(model));
-    let body: String = models.into_iter().map(method).collect();
+    // The answers of the first repetition; the others are in the run directory.
+    let shown = |method: &Repetitions<'_>| format!("{}{}", details::metrics(method), samples::samples(method.models[0]));
+    let rank = |method: &Repetitions<'_>| {
+        (0..board.len()).find(|row| board.text("model", *row) == Some(method.name)).unwrap_or(usize::MAX)
+    };
+    let mut methods = run.by_method();
+    methods.sort_by_key(rank);
+    let body: String = methods.iter().map(shown).collect();
     (!body.is_empty()).then_some(Section { id: "methods", title: "Methods", body })
 }
 
