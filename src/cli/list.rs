@@ -1,10 +1,11 @@
-//! `farmhand list`: the components there are.
+//! `farmhand list`: the components there are, each with its paper.
 
 use farmhand_core::component::{ComponentInfo, components};
 use farmhand_core::{ComponentKind, Error, Result, config::did_you_mean};
 use serde_json::json;
 
 use super::args::{Cli, ListArgs};
+use super::paper_index::{self, short_name};
 
 /// Prints the components, by kind.
 pub(super) fn list(args: &ListArgs, cli: &Cli) -> Result<()> {
@@ -12,17 +13,21 @@ pub(super) fn list(args: &ListArgs, cli: &Cli) -> Result<()> {
         None => ComponentKind::ALL.to_vec(),
         Some(name) => vec![kind(name)?],
     };
+    if args.markdown {
+        return super::print(&paper_index::page(&kinds));
+    }
     let of = |kind: ComponentKind| components().into_iter().filter(move |info| info.kind == kind);
     if cli.json {
         let all: Vec<_> = kinds.into_iter().flat_map(of).map(entry).collect();
         return super::print_json(&all);
     }
-    let width = components().iter().map(|info| info.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for kind in kinds {
+        let width = of(kind).map(|info| info.name.len()).max().unwrap_or(0);
         text += &format!("{}\n", kind.plural());
         for info in of(kind) {
-            text += &format!("  {:width$}  {}\n", info.name, info.summary);
+            let paper = info.paper.map(|paper| format!(" ({})", short_name(paper))).unwrap_or_default();
+            text += &format!("  {:width$}  {}{paper}\n", info.name, info.summary);
         }
         text += "\n";
     }

@@ -10,6 +10,7 @@ mod init;
 mod learn;
 mod list;
 mod option_table;
+mod paper_index;
 mod report;
 mod run;
 mod samples;

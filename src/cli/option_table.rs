@@ -22,6 +22,34 @@ pub(super) fn option_rows(schema: &Value, defaults: &Value) -> Vec<OptionRow> {
     rows
 }
 
+/// The choices of options that cite a publication, tables inside included: option path, choice, what it means. A citation is a
+/// year of this century or an address on arXiv.
+pub(super) fn cited_choices(schema: &Value) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    collect_cited(schema, "", &mut found);
+    found
+}
+
+fn collect_cited(schema: &Value, prefix: &str, found: &mut Vec<(String, String, String)>) {
+    for (key, option) in schema.get("properties").and_then(Value::as_object).unwrap_or(&Map::new()) {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        if option.get("x-component").is_none() {
+            collect_cited(option, &path, found);
+        }
+        for variant in variants(option) {
+            let meaning = variant.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ");
+            if cites(&meaning) {
+                found.extend(variant_names(variant).first().map(|choice| (path.clone(), choice.clone(), meaning)));
+            }
+        }
+    }
+}
+
+fn cites(text: &str) -> bool {
+    let is_year = |word: &str| word.len() == 4 && word.starts_with("20") && word.bytes().all(|byte| byte.is_ascii_digit());
+    text.contains("arxiv.org/abs/") || text.split(|c: char| !c.is_alphanumeric()).any(is_year)
+}
+
 fn collect(schema: &Value, defaults: &Value, prefix: &str, rows: &mut Vec<OptionRow>) {
     let none = Map::new();
     for (key, option) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {

@@ -30,7 +30,7 @@ Tasks:
                        --shared keeps it and compiled crates in ~/.cache/farmhand, for all clones
   build [--release]    build the program, linked as `./farmhand`; other ARGS go to `cargo build`
   check                format, lints, tests, documentation, generated pages: what must pass before a commit
-  docs                 write the generated pages again (docs/reference.md)
+  docs                 write the generated pages again (docs/reference.md, docs/methods.md)
   new learner NAME     start a learning method: one file that compiles, learns and is registered
   env                  print the variables these tasks set, for plain cargo: eval \"$(cargo xtask env)\"
 

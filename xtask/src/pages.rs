@@ -8,7 +8,8 @@ use crate::cargo::Workshop;
 use crate::failure::{Failure, Result};
 
 /// Each page with the `farmhand` command that prints it.
-const PAGES: [(&str, &[&str]); 1] = [("docs/reference.md", &["describe", "--all", "--markdown"])];
+const PAGES: [(&str, &[&str]); 2] =
+    [("docs/reference.md", &["describe", "--all", "--markdown"]), ("docs/methods.md", &["list", "--markdown"])];
 
 /// Writes every page that changed.
 pub(crate) fn write(workshop: &Workshop) -> Result<()> {

@@ -11,6 +11,9 @@ use super::DeviceArg;
 pub struct ListArgs {
     /// Only this kind: learner, policy, reward_model, annotator or evaluator.
     pub kind: Option<String>,
+    /// As the paper index in Markdown: what each follows, and the settings that reproduce it.
+    #[arg(long)]
+    pub markdown: bool,
 }
 
 /// `farmhand describe`.
