@@ -36,6 +36,9 @@ fn list_and_describe_show_components() {
     for name in ["sft", "dpo", "ppo", "reward_modeling"] {
         assert!(list.contains(name), "{list}");
     }
+    assert!(list.lines().any(|line| line.trim_start().starts_with("dpo ") && line.ends_with("(arXiv:2305.18290)")), "{list}");
+    let index = farmhand(dir.path(), &["list", "--markdown"]).expect_success().stdout;
+    assert!(index.contains("[arXiv:2305.18290](https://arxiv.org/abs/2305.18290)"), "{index}");
     let json: serde_json::Value =
         serde_json::from_str(&farmhand(dir.path(), &["list", "--json"]).expect_success().stdout).expect("JSON");
     assert!(json.as_array().is_some_and(|all| all.len() > 8));

@@ -128,7 +128,7 @@ fn tiny_model(dir: &Path) -> Checkpoint {
 }
 
 /// The component's defaults, made small.
-fn small_options(defaults: &str) -> Value {
+pub(crate) fn small_options(defaults: &str) -> Value {
     let mut options: Value = serde_json::from_str(defaults).expect("JSON");
     for (key, value) in SMALL {
         if let Some(option) = options.pointer_mut(&format!("/{key}")) {

@@ -4,6 +4,7 @@ mod checkpoint;
 mod cli;
 mod command;
 mod contract;
+mod feedback;
 mod hub;
 mod hub_server;
 mod learners;
