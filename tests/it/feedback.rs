@@ -20,7 +20,12 @@ const SMALLER: [(&str, u64); 6] =
 fn learners() -> Vec<(&'static ComponentInfo, Value, Requirements)> {
     let all = components().into_iter().filter(|info| info.kind == ComponentKind::Learner);
     let learners = all.map(|info| {
-        let mut options = small_options(&(info.defaults)());
+        let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("JSON");
+        let mut options = small_options(&defaults.to_string());
+        // Who answers each instruction once has a reason.
+        if defaults.pointer("/sampling/n") == Some(&1.into()) {
+            options["sampling"]["n"] = 1.into();
+        }
         for (key, value) in SMALLER {
             if let Some(option) = options.get_mut(key) {
                 *option = value.into();
