@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::command::files_below;
 
 /// Options that keep a learner small, where it has them.
-const SMALL: [(&str, f64); 15] = [
+const SMALL: [(&str, f64); 16] = [
     ("epochs", 2.0),
     ("steps", 4.0),
     ("batch_size", 4.0),
@@ -32,6 +32,7 @@ const SMALL: [(&str, f64); 15] = [
     ("rounds", 2.0),
     ("steps_per_round", 2.0),
     ("bins", 2.0),
+    ("accepted", 2.0),
     ("sampling/n", 2.0),
     ("sampling/max_new_tokens", 6.0),
     ("save_every", 1.0),

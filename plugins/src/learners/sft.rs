@@ -107,11 +107,10 @@ mod tests {
     };
 
     fn with(change: impl FnOnce(&mut TrainOptions)) -> SftConfig {
-        let mut config = SftConfig::default();
-        config.train =
+        let mut train =
             TrainOptions { epochs: 12, batch_size: 4, save_every: 5, optim: fast_optim(3e-2), ..TrainOptions::default() };
-        change(&mut config.train);
-        config
+        change(&mut train);
+        SftConfig { train, ..SftConfig::default() }
     }
 
     fn config() -> SftConfig {

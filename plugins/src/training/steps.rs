@@ -102,7 +102,7 @@ impl<'a> Training<'a> {
         }
         let number = self.next;
         let cancelled = self.ctx.cancel.is_cancelled();
-        if cancelled || (number > self.first && number % self.options.save_every == 0) {
+        if cancelled || (number > self.first && number.is_multiple_of(self.options.save_every)) {
             let key = self.task.role.replace(' ', "_");
             let none = serde_json::Value::Null;
             save_train_state(self.ctx, number, &[(&key, &self.trained)], &[(&key, &self.optim)], &none)?;
@@ -143,7 +143,7 @@ impl<'a> Training<'a> {
 
     /// Whether held-out records are due after this step.
     pub fn validates_after(&self, step: &Step) -> bool {
-        step.number + 1 == self.plan.n_steps() || (step.number + 1) % self.options.validate_every == 0
+        step.number + 1 == self.plan.n_steps() || (step.number + 1).is_multiple_of(self.options.validate_every)
     }
 
     /// Whether this step is the last of its pass over the records.
