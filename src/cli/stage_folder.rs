@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use farmhand_core::component::{find_component, unknown_component};
-use farmhand_core::config::check_against_schema;
+use farmhand_core::config::check_options;
 use farmhand_core::run::{Manifest, RunDir, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{BuildContext, Checkpoint, ComponentKind, Device, Error, FindModel, Problem, Result, RunContext, Seed};
@@ -134,8 +134,7 @@ pub(super) fn options_with_overrides(kind: ComponentKind, name: &str, set: &[Str
     for assignment in set {
         document.set(assignment)?;
     }
-    let schema: Value = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
-    let problems = check_against_schema(document.values(), &schema);
+    let problems = check_options(info, document.values());
     if !problems.is_empty() {
         return Err(document.problems_error(&problems).context(format_args!("options of {} `{name}`", kind.noun())));
     }

@@ -15,4 +15,4 @@ pub use experiment::{
 pub use feedback::{FeedbackConfig, FeedbackFiles, LabelSource, ScoreSource};
 pub use method::{MethodConfig, methods_in_order};
 pub use nearest::{did_you_mean, nearest};
-pub use schema_check::check_against_schema;
+pub use schema_check::{check_against_schema, check_options};

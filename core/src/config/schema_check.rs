@@ -8,13 +8,22 @@
 use serde_json::{Map, Value};
 
 use super::did_you_mean;
-use crate::component::{ComponentKind, component_names, find_component, take_preset, unknown_component};
+use crate::component::{ComponentInfo, ComponentKind, component_names, find_component, take_preset, unknown_component};
 use crate::error::Problem;
 
 /// Everything in `value` that does not fit `schema`.
 pub fn check_against_schema(value: &Value, schema: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     check(value, schema, "", &mut problems);
+    problems
+}
+
+/// Everything in a component's options that does not fit it, the name of a preset included.
+pub fn check_options(info: &ComponentInfo, options: &Value) -> Vec<Problem> {
+    let schema = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
+    let mut options = options.clone();
+    let mut problems: Vec<Problem> = take_preset(info, &mut options).err().into_iter().collect();
+    check(&options, &schema, "", &mut problems);
     problems
 }
 
@@ -66,12 +75,7 @@ fn check_component(value: &Value, kind: ComponentKind, path: &str, problems: &mu
         let path = join(path, name);
         match find_component(kind, name) {
             Some(info) => {
-                let schema = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
-                let mut options = options.clone();
-                if let Err(problem) = take_preset(info, &mut options) {
-                    problems.push(problem.under(&path));
-                }
-                check(&options, &schema, &path, problems);
+                problems.extend(check_options(info, options).into_iter().map(|problem| problem.under(&path)));
             }
             None => {
                 let (message, hint) = unknown_component(kind, name);
