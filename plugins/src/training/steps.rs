@@ -34,6 +34,13 @@ pub struct Task {
     pub records: &'static str,
 }
 
+impl Task {
+    /// The name under which the trained model and its optimiser are saved.
+    fn state_name(&self) -> String {
+        self.role.replace(' ', "_")
+    }
+}
+
 /// One optimiser step to be made.
 #[derive(Debug)]
 pub struct Step {
@@ -79,7 +86,7 @@ impl<'a> Training<'a> {
         dry_run: impl FnOnce(&[usize]) -> Result<()>,
     ) -> Result<Self> {
         let mut optim = AdamW::new(&trained, &options.optim, plan.n_steps());
-        let key = task.role.replace(' ', "_");
+        let key = task.state_name();
         let resumed = load_train_state(ctx, &[(&key, &trained)], &mut [(&key, &mut optim)])?;
         let first = resumed.map_or(0, |(step, _)| step);
         let micro = options.passes.micro_batching(body.device());
@@ -103,7 +110,7 @@ impl<'a> Training<'a> {
         let number = self.next;
         let cancelled = self.ctx.cancel.is_cancelled();
         if cancelled || (number > self.first && number.is_multiple_of(self.options.save_every)) {
-            let key = self.task.role.replace(' ', "_");
+            let key = self.task.state_name();
             let none = serde_json::Value::Null;
             save_train_state(self.ctx, number, &[(&key, &self.trained)], &[(&key, &self.optim)], &none)?;
         }
