@@ -12,6 +12,8 @@
 //! * [`order_swap`]: which answer is shown first, drawn for each instruction.
 //! * [`cached`]: verdicts kept in a file and not asked for twice.
 //!
+//! [`python_random`] has Python's random numbers, for those who want AlpacaFarm's very draws.
+//!
 //! All of them follow AlpacaFarm's scheme (Dubois et al., 2023, section 3): whatever is random is drawn from the seed and the
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
 
@@ -22,6 +24,7 @@ pub mod from_file;
 pub mod label_noise;
 pub mod order_swap;
 pub mod pool;
+pub mod python_random;
 pub mod rater;
 pub mod reward_judge;
 pub mod tie_if_identical;
@@ -29,6 +32,7 @@ pub mod tie_if_identical;
 mod default_pool;
 mod failures;
 mod join_all;
+mod mersenne_twister;
 mod model_scores;
 mod unordered_pair;
 
