@@ -13,6 +13,9 @@ pub(crate) fn copy(error: &Error) -> Error {
     if let Some(hint) = error.hint() {
         copy = copy.with_hint(hint);
     }
+    if let Some(judging) = error.judging() {
+        copy = copy.with_judging(judging.clone());
+    }
     if error.is_retryable() { copy.retryable() } else { copy }
 }
 

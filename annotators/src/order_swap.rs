@@ -4,8 +4,10 @@
 //! favour either side (Zheng et al., 2023, and AlpacaFarm's scheme). The verdict is turned back, the order is recorded.
 
 use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, ShownOrder};
-use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Problem, Result, RunContext, Seed, register};
+use farmhand_core::types::{Annotation, Comparison, Judging, ShownOrder};
+use farmhand_core::{
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -71,18 +73,23 @@ impl Annotator for OrderSwap {
         let show = |(comparison, swapped): (&Comparison, &bool)| if *swapped { comparison.swapped() } else { comparison.clone() };
         let shown: Vec<Comparison> = comparisons.iter().zip(&swapped).map(show).collect();
         let results = self.inner.annotate(&shown, ctx).await;
-        results.into_iter().zip(swapped).map(|(result, swapped)| if swapped { result.map(turn_back) } else { result }).collect()
+        let turn = |result: Result<Annotation>| result.map(turn_back).map_err(turn_failure_back);
+        results.into_iter().zip(swapped).map(|(result, swapped)| if swapped { turn(result) } else { result }).collect()
     }
 }
 
 /// The verdict on the swapped comparison, as one on the comparison itself.
 pub(crate) fn turn_back(annotation: Annotation) -> Annotation {
-    let shown = match annotation.shown {
-        ShownOrder::AsGiven => ShownOrder::Swapped,
-        ShownOrder::Swapped => ShownOrder::AsGiven,
-    };
     let scores = annotation.scores.map(|[first, second]| [second, first]);
-    Annotation { preference: annotation.preference.swapped(), shown, scores, ..annotation }
+    Annotation { preference: annotation.preference.swapped(), shown: annotation.shown.swapped(), scores, ..annotation }
+}
+
+/// The failure on the swapped comparison, as one on the comparison itself.
+fn turn_failure_back(error: Error) -> Error {
+    if error.judging().is_none() {
+        return error;
+    }
+    error.map_judging(|judging| Judging { shown: judging.shown.map(ShownOrder::swapped), ..judging })
 }
 
 #[cfg(test)]
@@ -125,6 +132,16 @@ mod tests {
         let mut backwards = orders(&other);
         backwards.reverse();
         assert_eq!(orders(&one), backwards);
+    }
+
+    #[test]
+    fn what_is_known_of_a_failure_is_turned_back_like_a_verdict() {
+        let failed = |shown| Error::other("unreadable").with_judging(Judging { shown, ..Judging::default() });
+        let turned = |error| turn_failure_back(error).judging().cloned();
+        let judging = turned(failed(Some(ShownOrder::AsGiven))).expect("kept");
+        assert_eq!(judging.shown, Some(ShownOrder::Swapped));
+        assert_eq!(turned(failed(None)).expect("kept").shown, None);
+        assert_eq!(turned(Error::other("nothing known")), None);
     }
 
     #[test]

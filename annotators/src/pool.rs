@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison};
-use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Problem, Result, RunContext, Seed, register};
+use farmhand_core::types::{Annotation, Comparison, Judging};
+use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +140,8 @@ async fn ask_member(member: &Member, comparisons: Vec<Comparison>, ctx: RunConte
     let ctx = ctx.with_seed(ctx.seed.child_text("pool stream", &member.name));
     let results = member.annotator.annotate(&comparisons, &ctx).await;
     let named = |annotation| Annotation { annotator: member.name.clone(), ..annotation };
-    results.into_iter().map(|result| result.map(named)).collect()
+    let failed = |error: Error| error.map_judging(|judging| Judging { annotator: Some(member.name.clone()), ..judging });
+    results.into_iter().map(|result| result.map(named).map_err(failed)).collect()
 }
 
 #[cfg(test)]

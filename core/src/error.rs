@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::types::Judging;
+
 /// Shorthand for results that carry [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,6 +22,8 @@ pub enum ErrorKind {
     RemoteService,
     /// A judge's answer from which no verdict can be read.
     UnparsableAnswer,
+    /// A judge or its server that declined to answer: a content filter, a refusal in so many words.
+    RefusedAnswer,
     /// A loss, gradient, reward or probability that is not a finite number.
     NonFinite,
     /// A plugin built for another version of farmhand.
@@ -45,6 +49,7 @@ impl ErrorKind {
             Self::InvalidData => "invalid_data",
             Self::RemoteService => "remote_service",
             Self::UnparsableAnswer => "unparsable_answer",
+            Self::RefusedAnswer => "refused_answer",
             Self::NonFinite => "non_finite",
             Self::IncompatiblePlugin => "incompatible_plugin",
             Self::BrokenContract => "broken_contract",
@@ -69,13 +74,14 @@ struct Inner {
     message: String,
     hint: Option<String>,
     retryable: bool,
+    judging: Option<Judging>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let inner = Inner { kind, message: message.into(), hint: None, retryable: false, source: None };
+        let inner = Inner { kind, message: message.into(), hint: None, retryable: false, judging: None, source: None };
         Self { inner: Box::new(inner) }
     }
 
@@ -148,6 +154,20 @@ impl Error {
         self
     }
 
+    /// Adds what is known of the judging that came to nothing: an answer that cannot be read was paid for too.
+    #[must_use]
+    pub fn with_judging(mut self, judging: Judging) -> Self {
+        self.inner.judging = Some(judging);
+        self
+    }
+
+    /// Changes what is known of the judging that came to nothing; of an error that knows of none, from nothing.
+    #[must_use]
+    pub fn map_judging(mut self, change: impl FnOnce(Judging) -> Judging) -> Self {
+        self.inner.judging = Some(change(self.inner.judging.take().unwrap_or_default()));
+        self
+    }
+
     /// Puts where it happened in front of the message: `while sampling: …`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
@@ -168,6 +188,11 @@ impl Error {
     /// The message without sources and hint.
     pub fn message(&self) -> &str {
         &self.inner.message
+    }
+
+    /// What is known of the judging that came to nothing, if a judge failed.
+    pub fn judging(&self) -> Option<&Judging> {
+        self.inner.judging.as_ref()
     }
 
     /// Whether the same call may succeed later (a busy server, a rate limit).

@@ -26,7 +26,7 @@ pub struct AnnotationSummary {
     pub n_cached: usize,
     /// Verdicts that label noise replaced.
     pub n_noised: usize,
-    /// What the verdicts cost, in US dollars.
+    /// What the verdicts and failures cost, in US dollars.
     pub cost_usd: f64,
 }
 
@@ -35,9 +35,13 @@ impl AnnotationSummary {
     pub fn of(judgements: &[Judgement]) -> Self {
         let mut summary = Self { n_comparisons: judgements.len(), ..Self::default() };
         for judgement in judgements {
-            let Some(annotation) = judgement.annotation() else {
-                summary.n_failed += 1;
-                continue;
+            let annotation = match &judgement.outcome {
+                Outcome::Annotation(annotation) => annotation,
+                Outcome::Failure(failure) => {
+                    summary.n_failed += 1;
+                    summary.cost_usd += failure.judging.cost_usd.unwrap_or(0.0);
+                    continue;
+                }
             };
             match annotation.preference {
                 Preference::Tie => summary.n_ties += 1,

@@ -153,7 +153,7 @@ fn annotator(fields: &Fields) -> Result<String, FieldProblem> {
 fn judgement(fields: &Fields, annotator: String, preference: Option<Preference>) -> Result<Judgement, FieldProblem> {
     let comparison = comparison(fields)?;
     let Some(preference) = preference else {
-        let failure = Failure { kind: ErrorKind::UnparsableAnswer, message: "the file records no verdict".to_owned() };
+        let failure = Failure::new(ErrorKind::UnparsableAnswer, "the file records no verdict");
         return Ok(Judgement { comparison, outcome: Outcome::Failure(failure) });
     };
     let either = |newer: &str, older: &str| match optional_number(fields, newer)? {

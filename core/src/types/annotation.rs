@@ -108,6 +108,17 @@ pub enum ShownOrder {
     Swapped,
 }
 
+impl ShownOrder {
+    /// The other order.
+    #[must_use]
+    pub fn swapped(self) -> Self {
+        match self {
+            Self::AsGiven => Self::Swapped,
+            Self::Swapped => Self::AsGiven,
+        }
+    }
+}
+
 /// One judge's verdict, and how it came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Annotation {
@@ -155,13 +166,52 @@ impl Annotation {
     }
 }
 
-/// Why a comparison has no verdict.
+/// What is known of a judging that came to no verdict. An answer that cannot be read was asked for, in an order, and paid.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Judging {
+    /// Who was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotator: Option<AnnotatorId>,
+    /// The order in which the judge saw the answers, if it came to see them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<ShownOrder>,
+    /// What the judge said, word for word, if it said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
+    /// What it cost, in US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// How long it took, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_secs: Option<f64>,
+    /// Whether the failed answer is one that was kept from an earlier time: free, and not counted twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
+}
+
+/// Why a comparison has no verdict, and what it took to get none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure it was.
     pub kind: ErrorKind,
     /// What went wrong.
     pub message: String,
+    /// Who was asked what, and what came of it.
+    #[serde(flatten)]
+    pub judging: Judging,
+}
+
+impl Failure {
+    /// A failure of which nothing else is known.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), judging: Judging::default() }
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self { kind: error.kind(), message: error.to_string(), judging: error.judging().cloned().unwrap_or_default() }
+    }
 }
 
 /// What came of a comparison: a verdict or a failure. A tie is a verdict, a failure is not.
@@ -189,7 +239,7 @@ impl Judgement {
     pub fn new(comparison: Comparison, result: Result<Annotation, Error>) -> Self {
         let outcome = match result {
             Ok(annotation) => Outcome::Annotation(annotation),
-            Err(error) => Outcome::Failure(Failure { kind: error.kind(), message: error.to_string() }),
+            Err(error) => Outcome::Failure(Failure::from(&error)),
         };
         Self { comparison, outcome }
     }
@@ -228,6 +278,28 @@ mod tests {
         assert_eq!(serde_json::to_string(&Preference::Tie).expect("serialises"), "1.5");
         assert!(serde_json::from_str::<Preference>("3").is_err());
         assert!(serde_json::from_str::<Preference>("0.5").is_err());
+    }
+
+    #[test]
+    fn a_failure_keeps_what_was_paid_for_and_older_files_are_read() {
+        let judging = Judging {
+            annotator: Some("judge".to_owned()),
+            shown: Some(ShownOrder::Swapped),
+            raw: Some("I cannot say.".to_owned()),
+            cost_usd: Some(0.25),
+            ..Judging::default()
+        };
+        let error = Error::new(ErrorKind::UnparsableAnswer, "no verdict").with_judging(judging.clone());
+        let failure = Failure::from(&error);
+        assert_eq!(failure.judging, judging);
+        let json = serde_json::to_string(&failure).expect("serialises");
+        assert_eq!(serde_json::from_str::<Failure>(&json).expect("read"), failure);
+        let older = r#"{"kind": "remote_service", "message": "gone"}"#;
+        assert_eq!(serde_json::from_str::<Failure>(older).expect("read"), Failure::new(ErrorKind::RemoteService, "gone"));
+        assert_eq!(
+            serde_json::to_string(&Failure::new(ErrorKind::Io, "x")).expect("serialises"),
+            r#"{"kind":"io","message":"x"}"#
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod instruction;
 mod preference;
 mod report;
 
-pub use annotation::{Annotation, AnnotatorId, Failure, Judgement, Outcome, Preference, ShownOrder};
+pub use annotation::{Annotation, AnnotatorId, Failure, Judgement, Judging, Outcome, Preference, ShownOrder};
 pub use comparison::{Comparison, Response};
 pub use completion::{Completion, FinishReason, ModelId, SamplingParams};
 pub use demonstration::Demonstration;

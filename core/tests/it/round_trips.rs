@@ -89,7 +89,7 @@ fn annotation() -> impl Strategy<Value = Annotation> {
 }
 
 fn judgement() -> impl Strategy<Value = Judgement> {
-    let failure = text().prop_map(|message| Outcome::Failure(Failure { kind: ErrorKind::RemoteService, message }));
+    let failure = text().prop_map(|message| Outcome::Failure(Failure::new(ErrorKind::RemoteService, message)));
     let outcome = prop_oneof![annotation().prop_map(Outcome::Annotation), failure];
     (comparison(), outcome).prop_map(|(comparison, outcome)| Judgement { comparison, outcome })
 }
