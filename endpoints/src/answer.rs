@@ -3,25 +3,37 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chat::ToolCall;
 use crate::usage::Usage;
 
 /// One answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// The text; empty when the server gave none.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
+    /// The functions that the model called, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// The tokens of the answer with their log-probabilities, if they were asked for and given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_probs: Option<Vec<TokenLogProb>>,
     /// The ids of the answer's tokens, the end-of-sequence token included (vLLM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ids: Option<Vec<u32>>,
     /// The ids of the prompt as the server saw it (vLLM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
     /// Tokens of the prompt, if the server counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_prompt_tokens: Option<u32>,
     /// Tokens of the answer, if the server counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_completion_tokens: Option<u32>,
+    /// The model that answered, in the server's word; often a dated version of the name that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// What this one answer used.
     pub usage: Usage,
 }
@@ -38,6 +50,8 @@ pub enum Finish {
     Stop,
     /// The limit of tokens cut it off.
     Length,
+    /// The model called functions.
+    ToolCalls,
     /// The server's content filter cut it off, or the model refused in so many words.
     Filtered,
     /// Another reason, in the server's word.
@@ -70,6 +84,7 @@ pub(crate) fn finish(choice: &Value, has_stop_texts: bool) -> Result<Finish, Str
         ("stop", Some(_)) => Finish::EndOfSequence,
         ("stop", None) => Finish::Stop,
         ("length", _) => Finish::Length,
+        ("tool_calls" | "function_call", _) => Finish::ToolCalls,
         ("content_filter", _) => Finish::Filtered,
         (other, _) => Finish::Other(other.to_owned()),
     })
@@ -111,6 +126,7 @@ mod tests {
             (json!({ "finish_reason": "stop" }), true, Finish::Stop),
             (json!({ "finish_reason": "stop" }), false, Finish::EndOfSequence),
             (json!({ "finish_reason": "length", "stop_reason": null }), true, Finish::Length),
+            (json!({ "finish_reason": "tool_calls" }), false, Finish::ToolCalls),
             (json!({ "finish_reason": "content_filter" }), false, Finish::Filtered),
             (json!({ "finish_reason": "abort" }), false, Finish::Other("abort".to_owned())),
         ];
@@ -118,6 +134,31 @@ mod tests {
             assert_eq!(finish(&choice, has_stop_texts), Ok(expected), "{choice}");
         }
         assert!(finish(&json!({ "finish_reason": null }), false).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_the_same_after_a_round_trip_and_says_nothing_of_what_it_lacks() {
+        let call = ToolCall { name: "f".to_owned(), arguments: "{".to_owned() };
+        let token = TokenLogProb { token: "a".to_owned(), log_prob: -0.1, alternatives: vec![("b".to_owned(), -2.5)] };
+        let full = Answer {
+            text: "a".to_owned(),
+            finish: Finish::Other("x".to_owned()),
+            tool_calls: vec![call],
+            log_probs: Some(vec![token]),
+            token_ids: Some(vec![1]),
+            prompt_token_ids: Some(vec![]),
+            n_prompt_tokens: Some(2),
+            n_completion_tokens: Some(1),
+            model: Some("m".to_owned()),
+            usage: Usage { n_requests: 1, ..Usage::default() },
+        };
+        let bare = r#"{"text":"a","finish":"length","usage":{"n_requests":1}}"#;
+        let read = |text: &str| serde_json::from_str::<Answer>(text).expect("an answer");
+        let written = |answer: &Answer| serde_json::to_string(answer).expect("JSON");
+        assert_eq!(read(&written(&full)), full);
+        assert_eq!(read(bare).finish, Finish::Length);
+        assert!(!written(&read(bare)).contains("null"), "{}", written(&read(bare)));
+        assert_eq!(read(&written(&read(bare))), read(bare));
     }
 
     #[test]

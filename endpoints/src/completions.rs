@@ -8,6 +8,7 @@ use crate::answer::{Answer, TokenLogProb, finish, only_choice, token_ids, usage}
 use crate::client::{Client, Request};
 use crate::decoding::Decoding;
 use crate::failure::Failure;
+use crate::question::question;
 
 /// What a completion goes on from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,11 @@ pub struct CompletionRequest {
 }
 
 impl CompletionRequest {
+    /// What is asked, in one canonical form; see [`ChatRequest::question`](crate::ChatRequest::question).
+    pub fn question(&self) -> Value {
+        question("completions", self.body())
+    }
+
     fn body(&self) -> Value {
         let mut body = self.decoding.fields();
         body.insert("model".to_owned(), json!(self.model));
@@ -67,11 +73,13 @@ fn read(json: &Value, has_stop_texts: bool) -> Result<Answer, String> {
     Ok(Answer {
         text: text.to_owned(),
         finish: finish(choice, has_stop_texts)?,
+        tool_calls: Vec::new(),
         log_probs: log_probs(&choice["logprobs"])?,
         token_ids: token_ids(&choice["token_ids"]),
         prompt_token_ids: token_ids(&choice["prompt_token_ids"]),
         n_prompt_tokens,
         n_completion_tokens,
+        model: json["model"].as_str().map(str::to_owned),
         usage,
     })
 }

@@ -1,5 +1,7 @@
 //! How an answer is decoded, in the words of the servers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +18,9 @@ pub struct Decoding {
     pub seed: Option<u64>,
     /// Texts that end an answer.
     pub stop: Vec<String>,
+    /// Added to the logits of these tokens (the model's own ids) before sampling, in [−100, 100]; −100 bans a token.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<u32, f64>,
     /// Ask for the log-probability of every token of the answer, and of this many alternatives to each.
     pub log_probs: Option<u32>,
     /// What only vLLM and its like take.
@@ -24,7 +29,16 @@ pub struct Decoding {
 
 impl Default for Decoding {
     fn default() -> Self {
-        Self { max_tokens: 256, temperature: 1.0, top_p: 1.0, seed: None, stop: Vec::new(), log_probs: None, vllm: None }
+        Self {
+            max_tokens: 256,
+            temperature: 1.0,
+            top_p: 1.0,
+            seed: None,
+            stop: Vec::new(),
+            logit_bias: BTreeMap::new(),
+            log_probs: None,
+            vllm: None,
+        }
     }
 }
 
@@ -60,6 +74,9 @@ impl Decoding {
         if !self.stop.is_empty() {
             set("stop", json!(self.stop));
         }
+        if !self.logit_bias.is_empty() {
+            set("logit_bias", json!(self.logit_bias));
+        }
         if let Some(vllm) = &self.vllm {
             set("top_k", json!(vllm.top_k));
             set("min_p", json!(vllm.min_p));
@@ -79,10 +96,15 @@ mod tests {
     fn every_default_is_sent_and_extensions_only_when_asked_for() {
         let plain = Value::Object(Decoding::default().fields());
         assert_eq!(plain, json!({ "temperature": 1.0, "top_p": 1.0 }));
-        let full =
-            Decoding { seed: Some(3), stop: vec!["x".to_owned()], vllm: Some(VllmDecoding::default()), ..Decoding::default() };
+        let full = Decoding {
+            seed: Some(3),
+            stop: vec!["x".to_owned()],
+            logit_bias: [(7, -100.0), (30, 5.0)].into(),
+            vllm: Some(VllmDecoding::default()),
+            ..Decoding::default()
+        };
         let expected = json!({
-            "temperature": 1.0, "top_p": 1.0, "seed": 3, "stop": ["x"],
+            "temperature": 1.0, "top_p": 1.0, "seed": 3, "stop": ["x"], "logit_bias": { "7": -100.0, "30": 5.0 },
             "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": [], "return_token_ids": true,
         });
         assert_eq!(Value::Object(full.fields()), expected);

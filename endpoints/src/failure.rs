@@ -4,13 +4,15 @@ use std::fmt;
 use std::time::Duration;
 
 use farmhand_core::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest part of a server's own words that is shown, in characters.
 const SHOWN_CHARS: usize = 300;
 
 /// The ways a request can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailureKind {
     /// No connection: nobody listens, the name is unknown, TLS failed, the connection broke.
@@ -84,7 +86,7 @@ impl FailureKind {
 }
 
 /// A request that failed, after all its tries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// How it failed.
     pub kind: FailureKind,

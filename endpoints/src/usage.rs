@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Counts of requests and tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// Requests answered.
     pub n_requests: u64,

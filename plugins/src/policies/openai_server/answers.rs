@@ -63,6 +63,7 @@ pub(super) fn read(
         Finish::Filtered => {
             return Err(remote("the server's content filter refused an answer".to_owned()).with_hint("leave the instruction out"));
         }
+        Finish::ToolCalls => return Err(remote("the model called a function, which nobody offered".to_owned())),
         Finish::Other(reason) => return Err(remote(format!("an answer ended with `{reason}`, expected `stop` or `length`"))),
     };
     let output = match (&answer.token_ids, codec) {

@@ -1,5 +1,6 @@
 //! The server that was found: what it is, what it takes, how prompts reach it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::pin::Pin;
 
@@ -243,6 +244,7 @@ impl Connection {
             // The lowest 31 bits: every server takes those.
             seed: Some(seed.to_i64() as u64 & 0x7fff_ffff),
             stop: sampling.stop.clone(),
+            logit_bias: BTreeMap::new(),
             // vLLM gives the sampled token's alone for 0; others take 0 for none.
             log_probs: (log_probs == LogProbs::Server).then_some(u32::from(!self.is_vllm)),
             vllm: self.is_vllm.then(vllm),
