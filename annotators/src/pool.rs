@@ -194,6 +194,8 @@ mod tests {
             Desk::new().annotate(&judges, &[comparison(0, "a", "bb"), comparison(1, "fail", "b"), comparison(2, "same", "same")]);
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
         assert_eq!(results[2].as_ref().expect("a tie").annotator, "picky");
+        let failed = results[1].as_ref().expect_err("failed").judging().expect("says who was asked");
+        assert_eq!(failed.annotator.as_deref(), Some("picky"));
     }
 
     #[test]
