@@ -57,7 +57,7 @@ fn member(name: &str, config: RaterConfig) -> PoolMember {
 
 /// A member who is shown the answers in a drawn order.
 fn shuffled(name: &str, config: RaterConfig) -> PoolMember {
-    let annotator = AnnotatorSpec::of("order_swap", OrderSwapConfig { inner: rater(name, config) });
+    let annotator = AnnotatorSpec::of("order_swap", OrderSwapConfig::around(rater(name, config)));
     PoolMember { name: name.to_owned(), weight: 1.0, annotator }
 }
 

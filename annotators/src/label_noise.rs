@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::default_pool::default_annotator;
+use crate::seeding::{Draw, Seeding};
 use crate::tie_if_identical::TieIfIdentical;
 use crate::unordered_pair::UnorderedPair;
 
@@ -27,6 +28,10 @@ pub struct LabelNoiseConfig {
     pub p: f64,
     /// What shares a coin.
     pub per: NoiseUnit,
+    /// How the coins are seeded: farmhand's way, or so that they are AlpacaFarm's own. Theirs are one an instruction.
+    pub seeding: Seeding,
+    /// The number in their seed, by default 0 as theirs; farmhand's own seeding follows the run's seed instead.
+    pub seeding_seed: u64,
     /// Whose verdicts; by default the embedded pool's.
     pub inner: AnnotatorSpec,
 }
@@ -46,7 +51,7 @@ pub enum NoiseUnit {
 
 impl Default for LabelNoiseConfig {
     fn default() -> Self {
-        Self { p: 0.25, per: NoiseUnit::default(), inner: default_annotator() }
+        Self { p: 0.25, per: NoiseUnit::default(), seeding: Seeding::default(), seeding_seed: 0, inner: default_annotator() }
     }
 }
 
@@ -54,13 +59,20 @@ impl Default for LabelNoiseConfig {
 impl AnnotatorConfig for LabelNoiseConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
         let inner = TieIfIdentical::build(&self.inner, ctx)?;
-        Ok(TieIfIdentical::around(LabelNoise { p: self.p, per: self.per, inner }))
+        let Self { p, per, seeding, seeding_seed, .. } = *self;
+        Ok(TieIfIdentical::around(LabelNoise { p, per, seeding, seeding_seed, inner }))
     }
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.inner.problems().into_iter().map(|problem| problem.under("inner")).collect();
         if !(0.0..=0.5).contains(&self.p) {
             problems.push(Problem::new("p", format!("expected a number in [0, 0.5], got {}", self.p)));
+        }
+        if self.seeding != Seeding::Farmhand && self.per == NoiseUnit::Pair {
+            problems.push(
+                Problem::new("per", "AlpacaFarm's coins are one for each instruction")
+                    .with_hint("leave `per` out, or set `seeding` to `farmhand`"),
+            );
         }
         if self.inner.name() == "label_noise" {
             problems.push(
@@ -75,12 +87,18 @@ impl AnnotatorConfig for LabelNoiseConfig {
 struct LabelNoise {
     p: f64,
     per: NoiseUnit,
+    seeding: Seeding,
+    seeding_seed: u64,
     inner: Box<dyn Annotator>,
 }
 
 impl LabelNoise {
     /// The verdict the coin names; `None` leaves the comparison to the annotator.
     fn coin(&self, comparison: &Comparison, seed: Seed) -> Option<Preference> {
+        if let Some(mut python) = self.seeding.python(Draw::Noise, &comparison.instruction, self.seeding_seed) {
+            return [None, Some(Preference::First), Some(Preference::Second)]
+                [python.choices_weighted(&[1.0 - 2.0 * self.p, self.p, self.p])];
+        }
         let pair = UnorderedPair::of(comparison);
         let (text, is_turned) = match self.per {
             NoiseUnit::Instruction => (&comparison.instruction.id, false),
@@ -121,7 +139,8 @@ mod tests {
     use crate::testing::{Counting, Desk, Picky, comparison, varied};
 
     fn noisy(p: f64, per: NoiseUnit, inner: impl Annotator + 'static) -> Box<dyn Annotator> {
-        TieIfIdentical::around(LabelNoise { p, per, inner: TieIfIdentical::around(inner) })
+        let (seeding, seeding_seed) = (Seeding::default(), 0);
+        TieIfIdentical::around(LabelNoise { p, per, seeding, seeding_seed, inner: TieIfIdentical::around(inner) })
     }
 
     #[test]
@@ -180,6 +199,8 @@ mod tests {
         let paths: Vec<String> =
             LabelNoiseConfig { p: 0.6, inner, ..LabelNoiseConfig::default() }.problems().into_iter().map(|p| p.path).collect();
         assert_eq!(paths, ["p", "inner"]);
+        let theirs = LabelNoiseConfig { per: NoiseUnit::Pair, seeding: Seeding::AlpacaFarm, ..LabelNoiseConfig::default() };
+        assert_eq!(theirs.problems().into_iter().map(|p| p.path).collect::<Vec<_>>(), ["per"]);
         assert!(LabelNoiseConfig::default().problems().is_empty());
     }
 }

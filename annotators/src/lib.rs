@@ -27,6 +27,7 @@ pub mod pool;
 pub mod python_random;
 pub mod rater;
 pub mod reward_judge;
+pub mod seeding;
 pub mod tie_if_identical;
 
 mod default_pool;

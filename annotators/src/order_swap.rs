@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::default_pool::default_annotator;
+use crate::seeding::{Draw, Seeding};
 use crate::tie_if_identical::TieIfIdentical;
 
 register! {
@@ -29,18 +30,32 @@ pub struct OrderSwapConfig {
     /// Who judges; by default the embedded pool.
     #[serde(default = "default_annotator")]
     pub inner: AnnotatorSpec,
+    /// How the order is seeded: farmhand's way, or so that it is AlpacaFarm's or AlpacaEval's own.
+    #[serde(default)]
+    pub seeding: Seeding,
+    /// The number in their seed, by default 0 as theirs; farmhand's own seeding follows the run's seed instead.
+    #[serde(default)]
+    pub seeding_seed: u64,
+}
+
+impl OrderSwapConfig {
+    /// Around this annotator, everything else as by default.
+    pub fn around(inner: AnnotatorSpec) -> Self {
+        Self { inner, seeding: Seeding::default(), seeding_seed: 0 }
+    }
 }
 
 impl Default for OrderSwapConfig {
     fn default() -> Self {
-        Self { inner: default_annotator() }
+        Self::around(default_annotator())
     }
 }
 
 #[typetag::serde(name = "order_swap")]
 impl AnnotatorConfig for OrderSwapConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
-        Ok(TieIfIdentical::around(OrderSwap { inner: TieIfIdentical::build(&self.inner, ctx)? }))
+        let inner = TieIfIdentical::build(&self.inner, ctx)?;
+        Ok(TieIfIdentical::around(OrderSwap { inner, seeding: self.seeding, seeding_seed: self.seeding_seed }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -55,11 +70,18 @@ impl AnnotatorConfig for OrderSwapConfig {
 
 struct OrderSwap {
     inner: Box<dyn Annotator>,
+    seeding: Seeding,
+    seeding_seed: u64,
 }
 
-/// Whether the second answer is shown first on this instruction.
-fn is_swapped(comparison: &Comparison, seed: Seed) -> bool {
-    seed.child_text("order swap", &comparison.instruction.id).rng().bernoulli(0.5)
+impl OrderSwap {
+    /// Whether the second answer is shown first on this instruction.
+    fn is_swapped(&self, comparison: &Comparison, seed: Seed) -> bool {
+        match self.seeding.python(Draw::Order, &comparison.instruction, self.seeding_seed) {
+            Some(mut python) => python.choices(2) == 1,
+            None => seed.child_text("order swap", &comparison.instruction.id).rng().bernoulli(0.5),
+        }
+    }
 }
 
 #[async_trait]
@@ -69,7 +91,7 @@ impl Annotator for OrderSwap {
     }
 
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let swapped: Vec<bool> = comparisons.iter().map(|comparison| is_swapped(comparison, ctx.seed)).collect();
+        let swapped: Vec<bool> = comparisons.iter().map(|comparison| self.is_swapped(comparison, ctx.seed)).collect();
         let show = |(comparison, swapped): (&Comparison, &bool)| if *swapped { comparison.swapped() } else { comparison.clone() };
         let shown: Vec<Comparison> = comparisons.iter().zip(&swapped).map(show).collect();
         let results = self.inner.annotate(&shown, ctx).await;
@@ -99,7 +121,8 @@ mod tests {
     use farmhand_core::types::Preference;
 
     fn swapping(inner: impl Annotator + 'static) -> Box<dyn Annotator> {
-        TieIfIdentical::around(OrderSwap { inner: TieIfIdentical::around(inner) })
+        let (seeding, seeding_seed) = (Seeding::default(), 0);
+        TieIfIdentical::around(OrderSwap { inner: TieIfIdentical::around(inner), seeding, seeding_seed })
     }
 
     #[test]

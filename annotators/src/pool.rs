@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::default_pool::default_members;
 use crate::join_all::join_all;
+use crate::seeding::{Draw, Seeding};
 use crate::tie_if_identical::TieIfIdentical;
 
 register! {
@@ -27,6 +28,10 @@ register! {
 pub struct PoolConfig {
     /// The annotators to choose from, at least one. By default the embedded pool of simulated raters, which needs no network.
     pub members: Vec<PoolMember>,
+    /// How the choice is seeded: farmhand's way, or so that it is AlpacaFarm's or AlpacaEval's own.
+    pub seeding: Seeding,
+    /// The number in their seed, by default 0 as theirs; farmhand's own seeding follows the run's seed instead.
+    pub seeding_seed: u64,
 }
 
 /// One member of a pool.
@@ -48,7 +53,7 @@ fn one() -> f64 {
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { members: default_members() }
+        Self { members: default_members(), seeding: Seeding::default(), seeding_seed: 0 }
     }
 }
 
@@ -60,7 +65,8 @@ impl AnnotatorConfig for PoolConfig {
                 .map_err(|error| error.context(format_args!("pool member `{}`", member.name)))?;
             Ok(Member { name: member.name.clone(), weight: member.weight, annotator })
         };
-        Ok(Box::new(Pool { members: self.members.iter().map(build).collect::<Result<_>>()? }))
+        let members = self.members.iter().map(build).collect::<Result<_>>()?;
+        Ok(Box::new(Pool { members, seeding: self.seeding, seeding_seed: self.seeding_seed }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -98,12 +104,19 @@ struct Member {
 
 struct Pool {
     members: Vec<Member>,
+    seeding: Seeding,
+    seeding_seed: u64,
 }
 
 impl Pool {
     /// The member that judges this instruction.
     fn member_for(&self, comparison: &Comparison, seed: Seed) -> usize {
         let weights: Vec<f64> = self.members.iter().map(|member| member.weight).collect();
+        if let Some(mut python) = self.seeding.python(Draw::Member, &comparison.instruction, self.seeding_seed) {
+            // Equal weights are none, as in the original; the two draws differ by rounding.
+            let is_even = weights.iter().all(|weight| *weight == weights[0]);
+            return if is_even { python.choices(weights.len()) } else { python.choices_weighted(&weights) };
+        }
         let mut rng = seed.child_text("pool member", &comparison.instruction.id).rng();
         rng.weighted(&weights).expect("a pool without a positive weight is refused before it is built")
     }
@@ -153,7 +166,7 @@ mod tests {
 
     fn pool(members: Vec<(&str, f64, Box<dyn Annotator>)>) -> Pool {
         let member = |(name, weight, annotator): (&str, f64, _)| Member { name: name.to_owned(), weight, annotator };
-        Pool { members: members.into_iter().map(member).collect() }
+        Pool { members: members.into_iter().map(member).collect(), seeding: Seeding::default(), seeding_seed: 0 }
     }
 
     fn two(weights: [f64; 2]) -> Pool {
@@ -216,6 +229,6 @@ mod tests {
         let config: PoolConfig = serde_json::from_str(text).expect("reads");
         let paths: Vec<String> = config.problems().into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, ["members[0].annotator.rater.temperature", "members[1].name", "members[1].weight"]);
-        assert_eq!(PoolConfig { members: Vec::new() }.problems()[0].path, "members");
+        assert_eq!(PoolConfig { members: Vec::new(), ..PoolConfig::default() }.problems()[0].path, "members");
     }
 }
