@@ -13,6 +13,7 @@
 //! * [`cached`]: verdicts kept in a file and not asked for twice.
 //!
 //! [`python_random`] has Python's random numbers, for those who want AlpacaFarm's very draws.
+//! What was asked and answered is kept in a [`store`].
 //!
 //! All of them follow AlpacaFarm's scheme (Dubois et al., 2023, section 3): whatever is random is drawn from the seed and the
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
@@ -28,6 +29,7 @@ pub mod python_random;
 pub mod rater;
 pub mod reward_judge;
 pub mod seeding;
+pub mod store;
 pub mod tie_if_identical;
 
 mod default_pool;

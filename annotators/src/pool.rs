@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Judging};
-use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register};
+use farmhand_core::{
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
