@@ -2,9 +2,11 @@
 //!
 //! * [`win_rate`]: how often the model's answers are preferred to the reference's, as AlpacaEval computes it.
 //! * [`mean_reward`]: what a reward model gives the answers.
+//! * [`agreement`]: how far several raters agree: raw, κ, α, and AlpacaEval's definitions.
 //! * [`length`]: how long the answers are and how they end.
 //! * [`estimate`]: means with standard errors and intervals, which the others share.
 
+pub mod agreement;
 pub mod estimate;
 pub mod length;
 pub mod mean_reward;

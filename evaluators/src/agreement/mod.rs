@@ -1,0 +1,21 @@
+//! How far raters agree: pure functions over what several of them said of the same comparisons, one measure a file.
+//!
+//! * [`ratings`]: judgements as a table, one row a comparison, one column a rater, missing values allowed.
+//! * [`raw`]: how often two raters say the same.
+//! * [`cohen`]: Cohen's κ of two raters, plain and weighted.
+//! * [`fleiss`]: Fleiss' κ of any number of raters.
+//! * [`krippendorff`]: Krippendorff's α, nominal, ordinal and interval.
+//! * [`gwet`]: Gwet's AC1, which does not collapse when nearly everyone says the same.
+//! * [`alpaca_eval`]: agreement, bias and variance as AlpacaEval defines them.
+//! * [`bootstrap`]: intervals by resampling comparisons.
+
+pub mod alpaca_eval;
+pub mod bootstrap;
+pub mod cohen;
+pub mod fleiss;
+pub mod gwet;
+pub mod krippendorff;
+pub mod ratings;
+pub mod raw;
+
+pub use ratings::Ratings;
