@@ -9,14 +9,13 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use farmhand_core::data::{ReadOptions, read_judgements};
-use farmhand_core::types::{Annotation, Comparison, Failure, Instruction, Judgement, Outcome, Preference, content_id};
+use farmhand_core::types::{Annotation, Comparison, Failure, Judgement, Outcome, Preference, UnorderedPair};
 use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Error, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::order_swap::turn_back;
 use crate::tie_if_identical::TieIfIdentical;
-use crate::unordered_pair::UnorderedPair;
 
 register! {
     kind: Annotator, name: "from_file", config: FromFileConfig,
@@ -99,7 +98,7 @@ impl Annotator for FromFile {
 impl FromFile {
     /// The recorded verdict, flagged `cached`: it keeps what it once cost, but nothing is paid again.
     fn look_up(&self, comparison: &Comparison) -> Result<Annotation> {
-        let pair = asked_pair(comparison);
+        let pair = UnorderedPair::as_asked(comparison);
         match self.verdicts.get(&pair.id) {
             None => Err(Error::missing_input(format!("`{}` has no verdict on this pair of answers", self.path.display()))),
             Some(Err(failure)) => Err(Error::new(failure.kind, failure.message.clone())),
@@ -111,19 +110,11 @@ impl FromFile {
     }
 }
 
-/// The pair of answers with what was asked: earlier turns, and instruction and input as one text.
-fn asked_pair(comparison: &Comparison) -> UnorderedPair {
-    let Instruction { history, .. } = &comparison.instruction;
-    let text = comparison.instruction.text();
-    let turns = history.iter().flat_map(|message| [message.role.name(), &message.content]);
-    UnorderedPair::with_text(&content_id(turns.chain([text.as_str()])), &comparison.output_1, &comparison.output_2)
-}
-
 /// The verdicts by pair. A verdict of anyone outweighs a failure on the same pair.
 fn index(judgements: Vec<Judgement>, annotator: Option<&str>, repeats: Repeats) -> Result<HashMap<String, Recorded>> {
     let mut by_pair: HashMap<String, (Vec<Annotation>, Option<Failure>)> = HashMap::new();
     for Judgement { comparison, outcome } in judgements {
-        let pair = asked_pair(&comparison);
+        let pair = UnorderedPair::as_asked(&comparison);
         let (verdicts, failed) = by_pair.entry(pair.id).or_default();
         match outcome {
             Outcome::Annotation(annotation) if annotator.is_some_and(|name| name != annotation.annotator) => {}
@@ -180,7 +171,7 @@ fn disagreement(comparison: &Comparison, verdicts: &[Annotation]) -> Error {
 mod tests {
     use super::*;
     use crate::testing::{Desk, comparison};
-    use farmhand_core::types::ShownOrder;
+    use farmhand_core::types::{Instruction, ShownOrder};
     use farmhand_core::{Device, ErrorKind};
 
     fn replay(desk: &Desk, text: &str, options: FromFileConfig) -> Result<Box<dyn Annotator>> {

@@ -4,7 +4,7 @@
 //! et al., 2023, section 3.2: p = 0.25). Replaced comparisons are not sent to the annotator. Identical answers stay a tie.
 
 use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
+use farmhand_core::types::{Annotation, Comparison, Preference, UnorderedPair};
 use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Problem, Result, RunContext, Seed, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::default_pool::default_annotator;
 use crate::seeding::{Draw, Seeding};
 use crate::tie_if_identical::TieIfIdentical;
-use crate::unordered_pair::UnorderedPair;
 
 register! {
     kind: Annotator, name: "label_noise", config: LabelNoiseConfig,

@@ -37,7 +37,6 @@ mod failures;
 mod join_all;
 mod mersenne_twister;
 mod model_scores;
-mod unordered_pair;
 
 #[cfg(test)]
 mod testing;

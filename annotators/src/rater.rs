@@ -10,7 +10,7 @@
 //! verdict, turned, whenever `order_bias` is 0.
 
 use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
+use farmhand_core::types::{Annotation, Comparison, Preference, UnorderedPair};
 use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RewardModelSpec, RunContext, Seed, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use crate::features;
 use crate::model_scores::ModelScores;
 use crate::tie_if_identical::TieIfIdentical;
-use crate::unordered_pair::UnorderedPair;
 
 register! {
     kind: Annotator, name: "rater", config: RaterConfig,

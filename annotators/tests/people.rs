@@ -13,7 +13,7 @@ use farmhand_core::{AnnotatorSpec, BuildContext, CancelFlag, Device, NoEvents, P
 
 /// The pairs on which more people are on one side than on the other, with that side.
 fn majorities(path: &std::path::Path) -> Vec<(Comparison, Preference)> {
-    let options = ReadOptions { bad_records: BadRecords::Skip, parquet: None };
+    let options = ReadOptions { bad_records: BadRecords::Skip, parquet: None, scale: None };
     let (judgements, _) = read_judgements(path, &options).expect("the file of votes");
     let mut by_pair: BTreeMap<String, (Comparison, f64)> = BTreeMap::new();
     for judgement in judgements {

@@ -51,5 +51,5 @@ fn read(path: &Path, options: &ReadOptions, ctx: &RunContext<'_>) -> Result<Vec<
 /// How files are read: every format, Parquet included.
 pub fn read_options(skip_bad_records: bool) -> ReadOptions {
     let bad_records = if skip_bad_records { BadRecords::Skip } else { BadRecords::Stop };
-    ReadOptions { bad_records, parquet: Some(farmhand_analysis::read_parquet_records) }
+    ReadOptions { bad_records, parquet: Some(farmhand_analysis::read_parquet_records), scale: None }
 }

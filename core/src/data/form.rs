@@ -5,6 +5,7 @@ use std::path::Path;
 use super::fields::{FieldProblem, Fields};
 use super::records::{RecordError, Records};
 use super::report::{BadRecord, BadRecords, ReadOptions, ReadReport};
+use super::verdict_scale::VerdictScale;
 use crate::error::{Error, Result};
 
 /// One form of records that hold a `T`.
@@ -23,6 +24,8 @@ pub(super) struct Form<T> {
 pub(super) struct Origin {
     /// The file's name without folders and endings; stands in for a generator that is not named.
     pub(super) stem: String,
+    /// The scale of numeric verdicts, where the reader was told one.
+    pub(super) scale: Option<VerdictScale>,
 }
 
 /// What came of a good record.
@@ -31,9 +34,36 @@ pub(super) enum Parsed<T> {
     One(T),
     /// Several items, such as the samples of one instruction.
     Many(Vec<T>),
+    /// Several things of which each may be left out, such as the comparisons between four answers.
+    Each(Vec<Parsed<T>>),
     /// Nothing, for a reason that is counted.
     LeftOut(LeftOut),
 }
+
+impl<T> Parsed<T> {
+    /// The same with every item made into something else.
+    pub(super) fn map<U>(self, make: &impl Fn(T) -> U) -> Parsed<U> {
+        match self {
+            Self::One(item) => Parsed::One(make(item)),
+            Self::Many(items) => Parsed::Many(items.into_iter().map(make).collect()),
+            Self::Each(items) => Parsed::Each(items.into_iter().map(|item| item.map(make)).collect()),
+            Self::LeftOut(why) => Parsed::LeftOut(why),
+        }
+    }
+}
+
+/// Forms of one kind of data made of forms of another: the same fields, and a function over what they give.
+macro_rules! derived_forms {
+    ($from:expr, $make:expr, [$($index:literal),+ $(,)?]) => {
+        &[$(crate::data::form::Form {
+            name: $from[$index].name,
+            keys: $from[$index].keys,
+            fits: $from[$index].fits,
+            parse: |fields, origin| ($make)(($from[$index].parse)(fields, origin)?),
+        }),+]
+    };
+}
+pub(super) use derived_forms;
 
 /// Why a good record made no item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +96,13 @@ impl ReadReport {
 /// When the file cannot be read, its first record has no known form, a record is bad and bad records are not
 /// skipped, or nothing is left.
 pub(super) fn read<T>(path: &Path, options: &ReadOptions, what: &str, forms: &[Form<T>]) -> Result<(Vec<T>, ReadReport)> {
+    read_any(path, options, what, &[forms])
+}
+
+/// As [`read`] with several lists of forms, the first that fits counts.
+pub(super) fn read_any<T>(path: &Path, options: &ReadOptions, what: &str, forms: &[&[Form<T>]]) -> Result<(Vec<T>, ReadReport)> {
     let mut report = ReadReport { path: path.to_owned(), ..ReadReport::default() };
-    let origin = Origin { stem: stem(path) };
+    let origin = Origin { stem: stem(path), scale: options.scale };
     let mut items = Vec::new();
     let mut form: Option<&Form<T>> = None;
     for record in Records::open(path, options.parquet)? {
@@ -76,7 +111,7 @@ pub(super) fn read<T>(path: &Path, options: &ReadOptions, what: &str, forms: &[F
             Err(RecordError::Fatal(error)) => return Err(error),
             Err(RecordError::Bad(bad)) => Err(Complaint { bad, hint: None }),
             Ok(record) => {
-                form = form.or_else(|| forms.iter().find(|form| (form.fits)(&record.fields)));
+                form = form.or_else(|| forms.iter().copied().flatten().find(|form| (form.fits)(&record.fields)));
                 let complain = |message: String, hint| Complaint { bad: BadRecord::new(record.location, message), hint };
                 match form {
                     None => Err(complain(unknown_form(&record.fields, what), Some(known_forms(what, forms)))),
@@ -87,9 +122,7 @@ pub(super) fn read<T>(path: &Path, options: &ReadOptions, what: &str, forms: &[F
             }
         };
         match parsed {
-            Ok(Parsed::One(item)) => items.push(item),
-            Ok(Parsed::Many(several)) => items.extend(several),
-            Ok(Parsed::LeftOut(why)) => report.count_left_out(why),
+            Ok(parsed) => take(parsed, &mut items, &mut report),
             Err(complaint) if options.bad_records == BadRecords::Stop => return Err(complaint.into_error(path)),
             Err(complaint) => report.count_bad(complaint.bad),
         }
@@ -99,6 +132,16 @@ pub(super) fn read<T>(path: &Path, options: &ReadOptions, what: &str, forms: &[F
         return Err(nothing(what, &report));
     }
     Ok((items, report))
+}
+
+/// Adds what came of a good record.
+fn take<T>(parsed: Parsed<T>, items: &mut Vec<T>, report: &mut ReadReport) {
+    match parsed {
+        Parsed::One(item) => items.push(item),
+        Parsed::Many(several) => items.extend(several),
+        Parsed::Each(several) => several.into_iter().for_each(|one| take(one, items, report)),
+        Parsed::LeftOut(why) => report.count_left_out(why),
+    }
 }
 
 struct Complaint {
@@ -122,8 +165,8 @@ fn unknown_form(fields: &Fields, what: &str) -> String {
     format!("no known form of {what} has {names}")
 }
 
-fn known_forms<T>(what: &str, forms: &[Form<T>]) -> String {
-    let forms: Vec<String> = forms.iter().map(|form| format!("{} ({})", form.name, form.keys)).collect();
+fn known_forms<T>(what: &str, forms: &[&[Form<T>]]) -> String {
+    let forms: Vec<String> = forms.iter().copied().flatten().map(|form| format!("{} ({})", form.name, form.keys)).collect();
     format!("known forms of {what}: {}", forms.join("; "))
 }
 
@@ -168,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("x.jsonl");
         std::fs::write(&path, text).expect("written");
-        read(&path, &ReadOptions { bad_records, parquet: None }, "numbers", FORMS)
+        read(&path, &ReadOptions { bad_records, ..ReadOptions::default() }, "numbers", FORMS)
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::conversation::{asked, messages, prompt};
 use super::fields::{FieldProblem, Fields, is_list, is_object, is_text, object, optional_text, present, text};
 use super::form::{Form, Parsed, read};
+use super::human_judgements::question;
 use super::preferences;
 use super::report::{ReadOptions, ReadReport};
 use crate::error::Result;
@@ -55,11 +56,17 @@ const FORMS: &[Form<Instruction>] = &[
         parse: |fields, _| with_dataset(last_asked(fields, "conversations")?, fields).map(Parsed::One),
     },
     Form {
+        name: "question",
+        keys: "`question`, `passages [{title, text}]`?",
+        fits: |fields| is_text(fields, "question"),
+        parse: |fields, _| with_dataset(question(fields)?, fields).map(Parsed::One),
+    },
+    Form {
         name: "dialogue_pair",
         keys: "`chosen`, `rejected`: two transcripts or two lists of messages",
         fits: |fields| fields.contains_key("chosen") && fields.contains_key("rejected"),
         parse: |fields, _| {
-            Ok(match preferences::dialogues(fields)? {
+            Ok(match preferences::dialogues(fields, ["chosen", "rejected"])? {
                 Ok((instruction, ..)) => Parsed::One(with_dataset(instruction, fields)?),
                 Err(why) => Parsed::LeftOut(why),
             })

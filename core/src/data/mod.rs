@@ -9,6 +9,7 @@ mod conversation;
 mod demonstrations;
 mod fields;
 mod form;
+mod human_judgements;
 mod instructions;
 mod json_list;
 mod judgements;
@@ -18,6 +19,7 @@ mod ratings;
 mod records;
 mod report;
 mod split;
+mod verdict_scale;
 mod write;
 
 pub mod synthetic;
@@ -32,6 +34,7 @@ pub use ratings::{read_labelled_completions, read_rated_completions};
 pub use records::{Record, RecordError, Records};
 pub use report::{BadRecord, BadRecords, Location, ParquetReader, ReadOptions, ReadReport};
 pub use split::{HasInstruction, Share, check_disjoint, split};
+pub use verdict_scale::VerdictScale;
 pub use write::{
     LeftOutOfPreferences, write_alpaca_eval_annotations, write_alpaca_eval_outputs, write_alpaca_farm_preferences,
     write_compressed, write_jsonl, write_trl_preferences,

@@ -6,14 +6,16 @@ use serde_json::Value;
 
 use super::conversation::{answer, answered, asked, is_transcript, messages, prompt, transcript};
 use super::fields::{FieldProblem, Fields, is_list, is_object, is_text, optional_number, text, typed};
-use super::form::{Form, LeftOut, Origin, Parsed, read};
+use super::form::{Form, LeftOut, Origin, Parsed, derived_forms, read_any};
+use super::human_judgements::PEOPLE;
 use super::instructions::{instruction, with_dataset, with_ids, with_true_id};
 use super::judgements::JUDGEMENTS;
 use super::report::{ReadOptions, ReadReport};
 use crate::error::Result;
-use crate::types::{Instruction, Judgement, Message, Outcome, Preference, PreferencePair, Role};
+use crate::types::{Annotation, Instruction, Judgement, Message, Outcome, Preference, PreferencePair, Role};
 
-const FORMS: &[Form<PreferencePair>] = &[
+/// The forms that hold a better and a worse answer; judgements and comparisons are read from them, too.
+pub(super) const PAIRS: &[Form<PreferencePair>] = &[
     Form {
         name: "farmhand",
         keys: "`instruction {instruction, …}`, `chosen`, `rejected`, `p_chosen`?, `margin`?",
@@ -26,30 +28,6 @@ const FORMS: &[Form<PreferencePair>] = &[
             }
             Ok(pair_or_identical(PreferencePair { instruction: with_true_id(pair.instruction), ..pair }))
         },
-    },
-    Form {
-        name: "farmhand_judgement",
-        keys: JUDGEMENTS[0].keys,
-        fits: JUDGEMENTS[0].fits,
-        parse: |fields, origin| judged((JUDGEMENTS[0].parse)(fields, origin)?),
-    },
-    Form {
-        name: "alpaca_farm",
-        keys: JUDGEMENTS[1].keys,
-        fits: JUDGEMENTS[1].fits,
-        parse: |fields, origin| judged((JUDGEMENTS[1].parse)(fields, origin)?),
-    },
-    Form {
-        name: "label",
-        keys: JUDGEMENTS[2].keys,
-        fits: JUDGEMENTS[2].fits,
-        parse: |fields, origin| judged((JUDGEMENTS[2].parse)(fields, origin)?),
-    },
-    Form {
-        name: "votes",
-        keys: JUDGEMENTS[3].keys,
-        fits: JUDGEMENTS[3].fits,
-        parse: |fields, origin| majority((JUDGEMENTS[3].parse)(fields, origin)?),
     },
     Form {
         name: "instruction_chosen_rejected",
@@ -83,6 +61,11 @@ const FORMS: &[Form<PreferencePair>] = &[
     },
 ];
 
+/// Pairs in files of judgements; of several votes on one comparison the majority counts.
+const JUDGED: &[Form<PreferencePair>] = derived_forms!(JUDGEMENTS, |parsed| Ok(judged(parsed)), [0, 1, 2, 3, 4]);
+/// Pairs in the data sets of people's judgements.
+const JUDGED_BY_PEOPLE: &[Form<PreferencePair>] = derived_forms!(PEOPLE, |parsed| Ok(judged(parsed)), [0, 1, 2]);
+
 /// Reads preference pairs. Ties, identical answers, comparisons without a verdict and dialogues that part before the
 /// last answer make no pair; the report counts each.
 ///
@@ -95,7 +78,7 @@ const FORMS: &[Form<PreferencePair>] = &[
 /// # Errors
 /// When the file cannot be read, has no known form, holds a bad record that is not skipped, or holds no pair.
 pub fn read_preference_pairs(path: &Path, options: &ReadOptions) -> Result<(Vec<PreferencePair>, ReadReport)> {
-    read(path, options, "preference pairs", FORMS)
+    read_any(path, options, "preference pairs", &[JUDGED, JUDGED_BY_PEOPLE, PAIRS])
 }
 
 fn has_sides(fields: &Fields) -> bool {
@@ -134,37 +117,45 @@ fn margin(fields: &Fields) -> Result<Option<f64>, FieldProblem> {
     }
 }
 
-fn judged(parsed: Parsed<Judgement>) -> Result<Parsed<PreferencePair>, FieldProblem> {
-    let Parsed::One(judgement) = parsed else { return majority(parsed) };
-    Ok(match (PreferencePair::from_judgement(&judgement), &judgement.outcome) {
+fn judged(parsed: Parsed<Judgement>) -> Parsed<PreferencePair> {
+    let judgement = match parsed {
+        Parsed::One(judgement) => judgement,
+        Parsed::Many(judgements) => match majority(judgements) {
+            Some(judgement) => judgement,
+            None => return Parsed::LeftOut(LeftOut::NoVerdict),
+        },
+        Parsed::Each(several) => return Parsed::Each(several.into_iter().map(judged).collect()),
+        Parsed::LeftOut(why) => return Parsed::LeftOut(why),
+    };
+    match (PreferencePair::from_judgement(&judgement), &judgement.outcome) {
         (Some(pair), _) => Parsed::One(pair),
         (None, Outcome::Failure(_)) => Parsed::LeftOut(LeftOut::NoVerdict),
         (None, Outcome::Annotation(verdict)) if verdict.preference == Preference::Tie => Parsed::LeftOut(LeftOut::Tie),
         (None, Outcome::Annotation(_)) => Parsed::LeftOut(LeftOut::Identical),
-    })
+    }
 }
 
-/// The pair that most of several verdicts on one comparison stand for.
-fn majority(parsed: Parsed<Judgement>) -> Result<Parsed<PreferencePair>, FieldProblem> {
-    let judgements = match parsed {
-        Parsed::Many(judgements) => judgements,
-        Parsed::One(judgement) => vec![judgement],
-        Parsed::LeftOut(why) => return Ok(Parsed::LeftOut(why)),
-    };
-    let balance: f64 = judgements.iter().filter_map(Judgement::preference).map(|preference| preference.p_second() - 0.5).sum();
-    let Some(mut judgement) = judgements.into_iter().next() else { return Ok(Parsed::LeftOut(LeftOut::NoVerdict)) };
+/// What most of several verdicts on one comparison say; the margin is the mean of theirs, those of the other side counted against it.
+fn majority(judgements: Vec<Judgement>) -> Option<Judgement> {
+    let verdicts = || judgements.iter().filter_map(Judgement::annotation);
+    let balance: f64 = verdicts().map(|verdict| verdict.preference.p_second() - 0.5).sum();
+    let signed = |verdict: &Annotation| Some(verdict.margin? * (2.0 * verdict.preference.p_second() - 1.0).signum());
+    let margins: Vec<f64> = verdicts().filter_map(signed).collect();
+    let margin = (!margins.is_empty()).then(|| (margins.iter().sum::<f64>() / margins.len() as f64 * balance.signum()).max(0.0));
+    let mut judgement = judgements.into_iter().next()?;
     if let Outcome::Annotation(annotation) = &mut judgement.outcome {
         annotation.preference = match balance {
             balance if balance > 0.0 => Preference::Second,
             balance if balance < 0.0 => Preference::First,
             _ => Preference::Tie,
         };
+        annotation.margin = margin;
     }
-    judged(Parsed::One(judgement))
+    Some(judgement)
 }
 
 fn two_dialogues(fields: &Fields, _: &Origin) -> Result<Parsed<PreferencePair>, FieldProblem> {
-    let (instruction, chosen, rejected) = match dialogues(fields)? {
+    let (instruction, chosen, rejected) = match dialogues(fields, ["chosen", "rejected"])? {
         Ok(parts) => parts,
         Err(why) => return Ok(Parsed::LeftOut(why)),
     };
@@ -172,18 +163,20 @@ fn two_dialogues(fields: &Fields, _: &Origin) -> Result<Parsed<PreferencePair>, 
     Ok(pair_or_identical(PreferencePair { instruction, chosen, rejected, p_chosen: None, margin: margin(fields)? }))
 }
 
-/// Two whole dialogues: what they share is asked, their last answers are the two sides. The inner error says why a
-/// well-formed pair is left out: the dialogues differ before the last answer.
-pub(super) fn dialogues(fields: &Fields) -> Result<Result<(Instruction, String, String), LeftOut>, FieldProblem> {
-    let chosen = dialogue(fields, "chosen")?;
-    let rejected = dialogue(fields, "rejected")?;
-    let (chosen_before, chosen_last) = split_last(&chosen, "chosen")?;
-    let (rejected_before, rejected_last) = split_last(&rejected, "rejected")?;
-    if chosen_before != rejected_before {
+/// Two whole dialogues under two keys: what they share is asked, their last answers are the two sides. The inner error says why
+/// a well-formed pair is left out: the dialogues differ before the last answer.
+pub(super) fn dialogues(
+    fields: &Fields,
+    [first, second]: [&str; 2],
+) -> Result<Result<(Instruction, String, String), LeftOut>, FieldProblem> {
+    let (first_turns, second_turns) = (dialogue(fields, first)?, dialogue(fields, second)?);
+    let (before, first_answer) = split_last(&first_turns, first)?;
+    let (second_before, second_answer) = split_last(&second_turns, second)?;
+    if before != second_before {
         return Ok(Err(LeftOut::Parted));
     }
-    let instruction = asked(chosen_before.to_vec(), "chosen")?;
-    Ok(Ok((instruction, chosen_last.to_owned(), rejected_last.to_owned())))
+    let instruction = asked(before.to_vec(), first)?;
+    Ok(Ok((instruction, first_answer.to_owned(), second_answer.to_owned())))
 }
 
 fn dialogue(fields: &Fields, key: &str) -> Result<Vec<Message>, FieldProblem> {

@@ -49,8 +49,21 @@ enum Layout {
 }
 
 /// Fields that hold a list inside one record, so an object with such a list is a record and not a wrapper around records.
-const LISTS_IN_RECORDS: &[&str] =
-    &["messages", "conversations", "prompt", "chosen", "rejected", "completion", "responses", "history"];
+const LISTS_IN_RECORDS: &[&str] = &[
+    "messages",
+    "conversations",
+    "conversation_a",
+    "conversation_b",
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "responses",
+    "history",
+    "votes",
+    "passages",
+    "all_preferences_unprocessed",
+];
 
 impl Records {
     /// Opens a data file.

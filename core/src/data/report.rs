@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::verdict_scale::VerdictScale;
 use crate::error::{Error, Result};
 
 /// What to do with a record that does not fit its form.
@@ -29,6 +30,8 @@ pub struct ReadOptions {
     pub bad_records: BadRecords,
     /// Reads Parquet; without it a Parquet file is an error.
     pub parquet: Option<ParquetReader>,
+    /// The ordinal scale of verdicts that are numbers (`preference`, `label`, votes); without it they are AlpacaEval's codes.
+    pub scale: Option<VerdictScale>,
 }
 
 /// Where a record stands in its file.

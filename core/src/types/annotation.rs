@@ -135,6 +135,9 @@ pub struct Annotation {
     /// Scores the judge gave the two answers, in the comparison's order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scores: Option<[f64; 2]>,
+    /// How much better the preferred answer is, on the judge's own scale, ≥ 0: grades of an ordinal scale, for example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
     /// What it cost, in US dollars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,
@@ -158,6 +161,7 @@ impl Annotation {
             shown: ShownOrder::AsGiven,
             raw: None,
             scores: None,
+            margin: None,
             cost_usd: None,
             time_secs: None,
             cached: false,

@@ -7,6 +7,7 @@ mod demonstration;
 mod instruction;
 mod preference;
 mod report;
+mod unordered_pair;
 
 pub use annotation::{Annotation, AnnotatorId, Failure, Judgement, Judging, Outcome, Preference, ShownOrder};
 pub use comparison::{Comparison, Response};
@@ -15,6 +16,7 @@ pub use demonstration::Demonstration;
 pub use instruction::{Instruction, Message, Role};
 pub use preference::{LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion};
 pub use report::{EvalReport, Metric};
+pub use unordered_pair::UnorderedPair;
 
 use sha2::{Digest, Sha256};
 

@@ -41,7 +41,7 @@ impl PreferencePair {
             chosen: chosen.clone(),
             rejected: rejected.clone(),
             p_chosen,
-            margin: None,
+            margin: annotation.margin,
         })
     }
 }

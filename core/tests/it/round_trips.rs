@@ -72,14 +72,16 @@ fn preference() -> impl Strategy<Value = Preference> {
 }
 
 fn annotation() -> impl Strategy<Value = Annotation> {
-    let known = (option::of(text()), option::of([number(), number()]), option::of(number()), option::of(number()));
+    let known =
+        (option::of(text()), option::of([number(), number()]), option::of(number()), option::of(number()), option::of(number()));
     (preference(), text(), any::<[bool; 3]>(), known).prop_map(
-        |(preference, annotator, [swapped, cached, noised], (raw, scores, cost_usd, time_secs))| Annotation {
+        |(preference, annotator, [swapped, cached, noised], (raw, scores, margin, cost_usd, time_secs))| Annotation {
             preference,
             annotator,
             shown: if swapped { ShownOrder::Swapped } else { ShownOrder::AsGiven },
             raw,
             scores,
+            margin,
             cost_usd,
             time_secs,
             cached,
@@ -156,7 +158,7 @@ fn through_file<T: Serialize + PartialEq + Debug>(values: &[T], read: Read<T>) -
 /// Swapping bits at random, any bytes at all: a reader answers with data or an error, never a panic.
 fn reads_without_panic(bytes: &[u8]) {
     let dir = tempfile::tempdir().expect("a folder");
-    let options = ReadOptions { bad_records: farmhand_core::data::BadRecords::Skip, parquet: None };
+    let options = ReadOptions { bad_records: farmhand_core::data::BadRecords::Skip, parquet: None, scale: None };
     for name in ["x.jsonl", "x.json"] {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).expect("written");

@@ -21,8 +21,7 @@ fn data() -> Option<PathBuf> {
     None
 }
 
-const OPTIONS: ReadOptions = ReadOptions { bad_records: BadRecords::Stop, parquet: None };
-const SKIP: ReadOptions = ReadOptions { bad_records: BadRecords::Skip, parquet: None };
+const OPTIONS: ReadOptions = ReadOptions { bad_records: BadRecords::Stop, parquet: None, scale: None };
 
 #[test]
 fn demonstrations() {
@@ -64,18 +63,37 @@ fn preference_pairs() {
     let (pairs, report) = read("preferences/llmbar_419.jsonl.gz");
     assert_eq!((pairs.len() + report.n_identical, report.form.as_str()), (419, "label"));
 
-    // Six of its records have `true` for an answer.
-    let (pairs, report) = read_preference_pairs(&data.join("preferences/pandalm_human_999.jsonl.gz"), &SKIP).expect("read");
-    assert_eq!((report.n_bad, report.bad.len()), (6, 5));
-    assert_eq!(report.bad[0].message, "field `output_1`: expected a text, got `true`");
-    assert_eq!(pairs.len() + report.n_ties + report.n_identical, 993);
+    let (pairs, report) = read("preferences/pandalm_human_999.jsonl.gz");
+    assert_eq!((report.form.as_str(), pairs.len() + report.n_ties + report.n_identical), ("votes", 999));
+
+    let (pairs, report) = read("preferences/qa_fine_grained_500.jsonl.gz");
+    assert_eq!((report.n_records, report.form.as_str()), (500, "fine_grained"));
+    assert_eq!((pairs.len() + report.n_identical, report.n_ties), (3000 - 384, 384));
+    assert!(pairs.iter().filter(|pair| pair.instruction.input.is_some()).count() > 2000, "most have passages");
 }
 
 #[test]
 fn judgements_and_comparisons() {
     let Some(data) = data() else { return };
-    let (judgements, report) = read_judgements(&data.join("preferences/pandalm_human_999.jsonl.gz"), &SKIP).expect("read");
-    assert_eq!((judgements.len(), report.n_records), (3 * 993, 999));
+    // Every file of preferences is judgements of someone; `unpaired` judges single answers.
+    let n_judgements = [
+        ("chat_pairs_300", 300, 300),
+        ("hh_harmless_base_test", 2312, 0),
+        ("instruct_1100_pairs", 1100, 1094),
+        ("llmbar_419", 419, 419),
+        ("pandalm_human_999", 999, 2997),
+        ("qa_fine_grained_500", 500, 3000),
+    ];
+    for (name, n_records, n) in n_judgements {
+        let path = data.join(format!("preferences/{name}.jsonl.gz"));
+        let (judgements, report) = read_judgements(&path, &OPTIONS).expect(name);
+        assert_eq!(report.n_records, n_records, "{name}");
+        assert_eq!(judgements.len(), if n == 0 { n_records - report.n_parted - report.n_identical } else { n }, "{name}");
+        assert!(judgements.iter().all(|judgement| judgement.annotation().is_some()), "{name}");
+        let (comparisons, _) = read_comparisons(&path, &OPTIONS).expect(name);
+        assert!(comparisons.len() >= judgements.len() / 3, "{name}");
+    }
+    let (judgements, _) = read_judgements(&data.join("preferences/pandalm_human_999.jsonl.gz"), &OPTIONS).expect("read");
     let ties = judgements.iter().filter(|judgement| judgement.preference() == Some(Preference::Tie)).count();
     assert!(ties > 0 && ties < 999, "{ties}");
     let (comparisons, report) = read_comparisons(&data.join("alpaca_farm/outputs_pairs.jsonl.gz"), &OPTIONS).expect("read");
@@ -115,8 +133,7 @@ fn files_of_other_data_are_refused_with_the_known_forms() {
     let error = read_completions(&data.join("alpaca_eval/outputs/alpaca-7b.jsonl.gz"), &OPTIONS).expect_err("no instruction");
     assert!(error.message().contains("no known form of completions"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("samples (")), "{error:?}");
-    let error =
-        read_preference_pairs(&data.join("preferences/qa_fine_grained_500.jsonl.gz"), &OPTIONS).expect_err("another form");
+    let error = read_preference_pairs(&data.join("preferences/unpaired_300.jsonl.gz"), &OPTIONS).expect_err("another form");
     assert!(error.message().contains("line 1: no known form of preference pairs has the fields"), "{error}");
 }
 
