@@ -3,7 +3,7 @@
 
 use crate::annotator::Annotator;
 use crate::context::RunContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Policy;
 use crate::reward_model::RewardModel;
 use crate::types::{Comparison, Completion, Instruction, Judgement, Response, SamplingParams};
@@ -64,8 +64,8 @@ pub fn score(model: &mut dyn RewardModel, items: &[Response<'_>], ctx: &RunConte
 /// [`Annotator::annotate`], checked and joined with the comparisons.
 ///
 /// # Errors
-/// `BrokenContract` when the number of results is wrong, `Cancelled` when the user asked to stop. Failures of single
-/// comparisons are part of the result.
+/// `BrokenContract` when the number of results is wrong, `Cancelled` when the user asked to stop, `BudgetSpent` when a judge may
+/// not be paid any more. Failures of single comparisons are part of the result.
 pub async fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<Judgement>> {
     let results = annotator.annotate(comparisons, ctx).await;
     if results.len() != comparisons.len() {
@@ -75,6 +75,14 @@ pub async fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx
     }
     if results.iter().any(|result| result.as_ref().is_err_and(Error::is_cancelled)) {
         return Err(Error::cancelled());
+    }
+    if let Some(Err(error)) = results.iter().find(|result| matches!(result, Err(error) if error.kind() == ErrorKind::BudgetSpent))
+    {
+        let stop = Error::new(ErrorKind::BudgetSpent, error.to_string());
+        return Err(match error.hint() {
+            Some(hint) => stop.with_hint(hint),
+            None => stop,
+        });
     }
     Ok(comparisons.iter().cloned().zip(results).map(|(comparison, result)| Judgement::new(comparison, result)).collect())
 }

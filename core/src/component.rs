@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::annotator::{Annotator, AnnotatorConfig};
+use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, FindModel, FoldersOnly};
 use crate::context::Device;
 use crate::error::{Error, Problem, Result};
@@ -225,12 +226,14 @@ pub struct BuildContext<'a> {
     pub models: &'a dyn FindModel,
     /// A folder outside of the run for what other runs can use again; without one nothing is kept for them.
     pub cache_dir: Option<&'a Path>,
+    /// What paid requests may cost; without one they may cost anything.
+    pub budget: Option<&'a Budget>,
 }
 
 impl<'a> BuildContext<'a> {
     /// A context that offers no models and no cache, and finds those that options name in folders alone.
     pub fn new(device: Device, base_dir: &'a Path) -> Self {
-        Self { device, base_dir, policy: None, reward_model: None, models: &FoldersOnly, cache_dir: None }
+        Self { device, base_dir, policy: None, reward_model: None, models: &FoldersOnly, cache_dir: None, budget: None }
     }
 
     /// A path from the options, made absolute to `base_dir`.

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     UnparsableAnswer,
     /// A judge or its server that declined to answer: a content filter, a refusal in so many words.
     RefusedAnswer,
+    /// A paid request that the budget does not allow any more; nothing was sent.
+    BudgetSpent,
     /// A loss, gradient, reward or probability that is not a finite number.
     NonFinite,
     /// A plugin built for another version of farmhand.
@@ -50,6 +52,7 @@ impl ErrorKind {
             Self::RemoteService => "remote_service",
             Self::UnparsableAnswer => "unparsable_answer",
             Self::RefusedAnswer => "refused_answer",
+            Self::BudgetSpent => "budget_spent",
             Self::NonFinite => "non_finite",
             Self::IncompatiblePlugin => "incompatible_plugin",
             Self::BrokenContract => "broken_contract",

@@ -18,6 +18,7 @@ pub mod run;
 pub mod types;
 
 mod annotator;
+mod budget;
 mod checkpoint;
 mod context;
 mod dylib;
@@ -30,6 +31,7 @@ mod reward_model;
 mod seed;
 
 pub use annotator::{Annotator, AnnotatorConfig};
+pub use budget::{Budget, Reservation};
 pub use checkpoint::{
     ADAPTER_CONFIG, AdapterBase, CHECKPOINT_FORMAT, CHECKPOINT_MANIFEST, Checkpoint, CheckpointKind, CheckpointManifest,
     FindModel, FoldersOnly,
