@@ -13,7 +13,6 @@
 //! A store holds no key and no address of a server. It does hold the answers, word for word.
 
 mod database;
-mod date;
 mod question_key;
 mod reply;
 mod reply_rows;
@@ -31,7 +30,7 @@ use farmhand_core::{Error, Result};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-pub use date::Date;
+pub use farmhand_endpoints::Date;
 pub use question_key::{QuestionKey, canonical_json};
 pub use reply::{ReplyFailure, ReplyOutcome, StoredReply};
 

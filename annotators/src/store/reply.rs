@@ -1,11 +1,9 @@
 //! One reply as it is kept: what a server answered, or how it failed, and what that cost.
 
 use farmhand_core::{Error, ErrorKind};
-use farmhand_endpoints::Usage;
+use farmhand_endpoints::{Date, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::date::Date;
 
 /// What came of one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

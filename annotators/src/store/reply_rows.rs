@@ -1,10 +1,9 @@
 //! Replies as rows of their tables.
 
 use farmhand_core::{Error, ErrorKind, Result};
-use farmhand_endpoints::Usage;
+use farmhand_endpoints::{Date, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::date::Date;
 use super::question_key::QuestionKey;
 use super::reply::{ReplyFailure, ReplyOutcome, StoredReply};
 
