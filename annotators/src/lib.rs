@@ -19,6 +19,7 @@
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
 
 pub mod cached;
+pub mod chat;
 pub mod counted;
 pub mod features;
 pub mod from_file;
