@@ -2,6 +2,7 @@
 
 pub mod args;
 
+mod annotate;
 mod bench;
 mod checkpoint;
 mod describe;
@@ -37,7 +38,7 @@ pub fn main(cli: &Cli) -> ExitCode {
             learn::learn(&args.method, &args.learn, args.reward_model.as_ref(), args.reference.as_ref(), cli, terminal)
         }
         Command::Sample(args) => samples::sample(args, cli, terminal),
-        Command::Annotate(args) => samples::annotate(args, cli, terminal),
+        Command::Annotate(args) => annotate::annotate(args, cli, terminal),
         Command::Generate(args) => samples::generate(args, cli, terminal),
         Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
         Command::Report(args) => report::report(args, cli),

@@ -1,4 +1,4 @@
-//! `farmhand sample`, `annotate`, `generate` and `evaluate`: answers and judgements on the user's own files.
+//! `farmhand sample`, `generate` and `evaluate`: answers on the user's own files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +11,16 @@ use farmhand_core::{
 use serde_json::{Value, json};
 
 use super::Terminal;
-use super::args::{AnnotateArgs, Cli, Common, EvaluateArgs, GenerateArgs, SampleArgs};
+use super::args::{Cli, Common, EvaluateArgs, GenerateArgs, SampleArgs};
 use super::stage_folder::{StageFolder, open_model, open_reward_model, options_with_overrides, refuse, sampling, session_for};
-use crate::pipeline::{self, AnnotationSummary, note_left_out, read_options};
+use crate::pipeline::{self, note_left_out, read_options};
 
-fn to_json(value: &impl serde::Serialize) -> Value {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).expect("options are JSON")
 }
 
 /// Prints the files that were written.
-fn print_files(out: &Path, names: &[&str], cli: &Cli) -> Result<()> {
+pub(super) fn print_files(out: &Path, names: &[&str], cli: &Cli) -> Result<()> {
     let files: Vec<PathBuf> = names.iter().map(|name| out.join(name)).collect();
     if cli.json {
         return super::print_json(&json!({ "files": files }));
@@ -70,37 +70,6 @@ pub(super) fn generate(args: &GenerateArgs, cli: &Cli, terminal: Terminal) -> Re
         data::write_alpaca_eval_outputs(&ctx.stage.path().join("outputs.json"), &completions)
     })?;
     print_files(&args.out, &["completions.jsonl", "outputs.json"], cli)
-}
-
-/// `farmhand annotate`.
-pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
-    let spec = annotator_spec(&args.judge.annotator, &args.common)?;
-    let session = session_for(&args.out, &args.common, terminal)?;
-    let model = args.judge.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
-    let reward_model = open_reward_model(args.judge.reward_model.as_ref(), &session)?;
-    let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
-    let inputs: (&[&Path], _) = (&[&args.data], models.as_slice());
-    let folder = StageFolder::open("annotate", &args.out, &args.common, to_json(&spec), inputs, session)?;
-    folder.work(|ctx, build| {
-        let (comparisons, report) = data::read_comparisons(&args.data, &read_options(args.common.skip_bad_records))?;
-        note_left_out(&report, ctx);
-        let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };
-        let annotator = TieIfIdentical::build(&spec, &build)?;
-        let judgements = pipeline::annotate(&*annotator, &comparisons, ctx)?;
-        let summary = AnnotationSummary::of(&judgements);
-        ctx.events.info(&format!(
-            "  first {}, second {}, ties {}, failed {}, from cache {}, noise {}, {:.4} dollars",
-            summary.n_first,
-            summary.n_second,
-            summary.n_ties,
-            summary.n_failed,
-            summary.n_cached,
-            summary.n_noised,
-            summary.cost_usd
-        ));
-        pipeline::write_preferences(&judgements, ctx).map(|_| ())
-    })?;
-    print_files(&args.out, &["judgements.jsonl", "preferences.jsonl", "summary.json"], cli)
 }
 
 /// `farmhand evaluate`.
@@ -191,7 +160,7 @@ fn policy_spec(name: &str, common: &Common) -> Result<PolicySpec> {
     Ok(spec)
 }
 
-fn annotator_spec(name: &str, common: &Common) -> Result<AnnotatorSpec> {
+pub(super) fn annotator_spec(name: &str, common: &Common) -> Result<AnnotatorSpec> {
     let options = options_with_overrides(ComponentKind::Annotator, name, &common.set)?;
     let spec = AnnotatorSpec::from_json(name, &options.to_string())?;
     refuse(&spec.problems(), ComponentKind::Annotator, name)?;

@@ -1,5 +1,8 @@
 //! Judgements: comparisons and an annotator to `judgements.jsonl`, and the preference pairs they stand for.
 
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
 use farmhand_core::types::{Comparison, Judgement, Outcome, Preference, PreferencePair};
 use farmhand_core::{Annotator, Error, Result, RunContext, checked};
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,9 @@ pub struct AnnotationSummary {
     pub n_cached: usize,
     /// Verdicts that label noise replaced.
     pub n_noised: usize,
+    /// Comparisons that occurred before among these; they have what came of the first and cost nothing.
+    #[serde(default)]
+    pub n_repeated: usize,
     /// What the verdicts and failures cost, in US dollars.
     pub cost_usd: f64,
 }
@@ -34,7 +40,10 @@ impl AnnotationSummary {
     /// Counts what came of `judgements`.
     pub fn of(judgements: &[Judgement]) -> Self {
         let mut summary = Self { n_comparisons: judgements.len(), ..Self::default() };
+        let mut seen = HashSet::new();
         for judgement in judgements {
+            let is_repeated = !seen.insert(&judgement.comparison.id);
+            summary.n_repeated += usize::from(is_repeated);
             let annotation = match &judgement.outcome {
                 Outcome::Annotation(annotation) => annotation,
                 Outcome::Failure(failure) => {
@@ -48,7 +57,7 @@ impl AnnotationSummary {
                 preference if preference.p_second() > 0.5 => summary.n_second += 1,
                 _ => summary.n_first += 1,
             }
-            summary.n_cached += usize::from(annotation.cached);
+            summary.n_cached += usize::from(annotation.cached && !is_repeated);
             summary.n_noised += usize::from(annotation.noised);
             summary.cost_usd += annotation.cost_usd.unwrap_or(0.0);
         }
@@ -56,17 +65,19 @@ impl AnnotationSummary {
     }
 }
 
-/// Judges every comparison and writes `judgements.jsonl` and `summary.json`.
+/// Judges every comparison, one that occurs several times once, and writes `judgements.jsonl` and `summary.json`.
 ///
 /// # Errors
 /// When every comparison failed, on cancellation, or when the disk refuses; verdicts so far are kept.
 pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<Judgement>> {
-    let mut progress = ctx.progress("annotating", Some(comparisons.len() as u64), "comparisons");
-    let judgements = chunked(comparisons, CHUNK, "judgements.jsonl", ctx, |chunk| {
+    let (distinct, places) = distinct(comparisons);
+    let mut progress = ctx.progress("annotating", Some(distinct.len() as u64), "comparisons");
+    let judged = chunked(&distinct, CHUNK, "judgements.jsonl", ctx, |chunk| {
         let judged = ctx.block_on(checked::annotate(annotator, chunk, ctx))?;
         progress.advance(chunk.len() as u64);
         Ok(judged)
     })?;
+    let judgements = if places.is_empty() { judged } else { repeated(comparisons, &judged, &places) };
     let summary = AnnotationSummary::of(&judgements);
     if summary.n_failed > 0 {
         let first = judgements.iter().find_map(|judgement| match &judgement.outcome {
@@ -85,6 +96,40 @@ pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &Run
     ctx.stage.write_jsonl("judgements.jsonl", &judgements)?;
     ctx.stage.write_jsonl("summary.json", std::slice::from_ref(&summary))?;
     Ok(judgements)
+}
+
+/// The comparisons without those that occur a second time, and for each of all its place among them. No places when every
+/// comparison is there once.
+fn distinct(comparisons: &[Comparison]) -> (Cow<'_, [Comparison]>, Vec<usize>) {
+    let mut place_of: HashMap<&str, usize> = HashMap::new();
+    let (mut firsts, mut places) = (Vec::new(), Vec::new());
+    for (i, comparison) in comparisons.iter().enumerate() {
+        let place = *place_of.entry(&comparison.id).or_insert(firsts.len());
+        if place == firsts.len() {
+            firsts.push(i);
+        }
+        places.push(place);
+    }
+    if firsts.len() == comparisons.len() {
+        return (Cow::Borrowed(comparisons), Vec::new());
+    }
+    (Cow::Owned(firsts.into_iter().map(|i| comparisons[i].clone()).collect()), places)
+}
+
+/// A judgement of each comparison: what came of the one in its place, free from the second time on.
+fn repeated(comparisons: &[Comparison], judged: &[Judgement], places: &[usize]) -> Vec<Judgement> {
+    let mut is_paid = vec![false; judged.len()];
+    let judgement = |(comparison, place): (&Comparison, &usize)| {
+        let mut outcome = judged[*place].outcome.clone();
+        if std::mem::replace(&mut is_paid[*place], true) {
+            match &mut outcome {
+                Outcome::Annotation(annotation) => (annotation.cached, annotation.cost_usd) = (true, None),
+                Outcome::Failure(failure) => (failure.judging.cached, failure.judging.cost_usd) = (true, None),
+            }
+        }
+        Judgement { comparison: comparison.clone(), outcome }
+    };
+    comparisons.iter().zip(places).map(judgement).collect()
 }
 
 /// Writes the preference pairs that judgements stand for to `preferences.jsonl`. Ties and failures make none.

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, for each one more links libtorch and polars again.
 
+mod annotate;
 mod checkpoint;
 mod cli;
 mod command;

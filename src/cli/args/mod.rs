@@ -1,6 +1,7 @@
 //! The command line: every subcommand with its options and examples. Depends on clap alone, for both binaries share it:
 //! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does the work.
 
+mod annotate;
 mod checkpoint;
 mod inspect;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use annotate::*;
 pub use checkpoint::*;
 pub use inspect::*;
 
@@ -284,27 +286,6 @@ pub struct JudgeArgs {
     /// The reward model for the mean reward, where it is measured, and for annotators that name none.
     #[arg(long)]
     pub reward_model: Option<PathBuf>,
-}
-
-/// `farmhand annotate`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand annotate --data pairs.json --out annotated --model my-sft
-  farmhand annotate --data pairs.json --out annotated --annotator reward_judge --set model.bradley_terry.model=my-rm")]
-pub struct AnnotateArgs {
-    /// Pairs of answers, in any of the field's formats.
-    #[arg(long)]
-    pub data: PathBuf,
-    /// The folder to write `judgements.jsonl` and `preferences.jsonl` to.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Judges.
-    #[command(flatten)]
-    pub judge: JudgeArgs,
-    /// Common options.
-    #[command(flatten)]
-    pub common: Common,
 }
 
 /// `farmhand generate`.
