@@ -5,11 +5,15 @@
 //! * [`agreement`]: how far several raters agree: raw, κ, α, and AlpacaEval's definitions.
 //! * [`length`]: how long the answers are and how they end.
 //! * [`length_controlled`]: the win rate at equal length, AlpacaEval 2's.
+//! * [`diversity`]: how varied answers are.
 //! * [`estimate`]: means with standard errors and intervals, which the others share.
+//! * [`statistics`]: bootstrap, exact intervals, many tests at once, power, Bradley–Terry, correlations.
 
 pub mod agreement;
+pub mod diversity;
 pub mod estimate;
 pub mod length;
 pub mod length_controlled;
 pub mod mean_reward;
+pub mod statistics;
 pub mod win_rate;

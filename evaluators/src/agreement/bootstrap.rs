@@ -6,6 +6,7 @@
 use farmhand_core::Seed;
 
 use super::ratings::Ratings;
+use crate::statistics::bootstrap;
 
 /// The percentile 95 % interval of `statistic` over `n_replicates` resamples, the same for the same seed and data. `None` when the
 /// statistic is not defined on the data, on fewer than half of the resamples, or for fewer than two comparisons.
@@ -15,32 +16,11 @@ pub fn interval(
     seed: Seed,
     statistic: impl Fn(&Ratings) -> Option<f64>,
 ) -> Option<[f64; 2]> {
-    let n = ratings.values.len();
-    if n < 2 || n_replicates == 0 {
-        return None;
-    }
-    statistic(ratings)?;
     let mut replicate = Ratings { raters: ratings.raters.clone(), values: ratings.values.clone() };
-    let mut values: Vec<f64> = Vec::with_capacity(n_replicates);
-    for i in 0..n_replicates {
-        let mut rng = seed.child("replicate", i as u64).rng();
-        for row in &mut replicate.values {
-            row.clone_from(&ratings.values[rng.below(n)]);
-        }
-        values.extend(statistic(&replicate));
-    }
-    if 2 * values.len() < n_replicates {
-        return None;
-    }
-    values.sort_by(f64::total_cmp);
-    Some([quantile(&values, 0.025), quantile(&values, 0.975)])
-}
-
-/// A quantile of sorted numbers, linear between neighbours.
-fn quantile(sorted: &[f64], p: f64) -> f64 {
-    let at = p * (sorted.len() - 1) as f64;
-    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    low + (high - low) * at.fract()
+    bootstrap::interval(ratings.values.len(), n_replicates, seed, |drawn| {
+        replicate.values.iter_mut().zip(drawn).for_each(|(row, i)| row.clone_from(&ratings.values[*i]));
+        statistic(&replicate)
+    })
 }
 
 #[cfg(test)]
@@ -70,6 +50,5 @@ mod tests {
         assert_ne!(of(3), of(4));
         assert_eq!(interval(&ratings(1, 0), 100, Seed::root(0), raw::observed), None);
         assert_eq!(interval(&table, 100, Seed::root(0), |_| None), None);
-        assert_eq!(quantile(&[0.0, 1.0, 2.0, 4.0], 0.5), 1.5);
     }
 }
