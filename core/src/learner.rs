@@ -234,7 +234,9 @@ pub trait Learner: Send {
     fn requires(&self) -> Requirements;
 
     /// Learns and writes the result to `ctx.stage.checkpoint_dir()`. Saves its state as it goes, so that a killed and
-    /// resumed run ends with the same bytes as an uninterrupted one.
+    /// resumed run ends with the same bytes as an uninterrupted one. Where the stage asks for it
+    /// ([`StageDir::kept_checkpoint_dir`](crate::run::StageDir::kept_checkpoint_dir)), a learner that makes a policy writes the
+    /// policies on its way too, the last one excepted.
     ///
     /// # Errors
     /// When an input is missing or does not fit, a loss is not finite, or on cancellation.

@@ -19,6 +19,11 @@ pub struct MethodConfig {
     /// The frozen reference policy of a learner that has one: `sft`, or the name of a method; unset: where the method starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// Keeps and evaluates the model after every so many of the learner's steps, ≥ 1, as a point of the method's curve, beside the
+    /// one it ends with: optimiser steps, rounds of a learner that samples its own answers, or rounds of one that trains in rounds.
+    /// Unset: the last model alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<u64>,
     /// What it learns with; unset: the model it starts from, as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learner: Option<LearnerSpec>,
@@ -72,6 +77,15 @@ pub(super) fn method_problems(methods: &BTreeMap<String, MethodConfig>) -> Vec<P
         if method.reference.is_some() && method.learner.is_none() {
             problems.push(Problem::new(format!("{path}.reference"), "a method without a `learner` has no reference policy"));
         }
+        if let Some(every) = method.checkpoint_every {
+            let path = format!("{path}.checkpoint_every");
+            if every == 0 {
+                problems.push(Problem::new(&path, "expected at least 1 step, got 0"));
+            }
+            if method.learner.is_none() {
+                problems.push(Problem::new(path, "a method without a `learner` makes no steps"));
+            }
+        }
         for (key, used) in method.uses() {
             let path = format!("{path}.{key}");
             match methods.get(used) {
@@ -118,6 +132,15 @@ mod tests {
         let chain =
             methods(&[("a", Some("c"), Some("sft")), ("b", None, Some("a")), ("c", Some("sft"), None), ("d", None, None)]);
         assert_eq!(methods_in_order(&chain), ["c", "a", "b", "d"]);
+    }
+
+    #[test]
+    fn checkpoints_need_steps() {
+        let kept = |every| MethodConfig { checkpoint_every: Some(every), ..MethodConfig::default() };
+        let methods = BTreeMap::from([("a".to_owned(), kept(0)), ("b".to_owned(), kept(5))]);
+        let paths: Vec<String> = method_problems(&methods).into_iter().map(|problem| problem.path).collect();
+        let of = |name: &str| paths.iter().filter(|path| **path == format!("methods.{name}.checkpoint_every")).count();
+        assert_eq!((of("a"), of("b")), (2, 1));
     }
 
     #[test]

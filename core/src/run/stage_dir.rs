@@ -15,7 +15,11 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct StageDir {
     path: PathBuf,
+    keep_every: Option<u64>,
 }
+
+/// The folder of the checkpoints that a learner keeps on its way.
+const KEPT: &str = "checkpoints";
 
 impl StageDir {
     /// The stage in this folder; makes it when it is not there.
@@ -25,7 +29,7 @@ impl StageDir {
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         std::fs::create_dir_all(&path).map_err(|error| Error::io("make folder", &path, error))?;
-        Ok(Self { path })
+        Ok(Self { path, keep_every: None })
     }
 
     /// The folder.
@@ -36,6 +40,34 @@ impl StageDir {
     /// Where a learner's result goes.
     pub fn checkpoint_dir(&self) -> PathBuf {
         self.path.join("checkpoint")
+    }
+
+    /// The same stage, in which a learner keeps the model of every so many of its steps, ≥ 1, beside its result; by default none.
+    #[must_use]
+    pub fn keeping_checkpoints(self, every: Option<u64>) -> Self {
+        Self { keep_every: every, ..self }
+    }
+
+    /// Where the model after `step` steps of a learner goes; `None` when it is not to be kept.
+    pub fn kept_checkpoint_dir(&self, step: u64) -> Option<PathBuf> {
+        let due = self.keep_every.is_some_and(|every| step > 0 && step.is_multiple_of(every));
+        due.then(|| self.path.join(KEPT).join(step.to_string()))
+    }
+
+    /// The models that a learner kept on its way, each with the number of steps before it, in their order.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn kept_checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        numbered(&self.path.join(KEPT), "")
+    }
+
+    /// Removes the kept models of an earlier attempt: what a learner does that begins anew.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn clear_kept_checkpoints(&self) -> Result<()> {
+        self.remove_dir(KEPT)
     }
 
     /// Writes one output file, whole or not at all.
@@ -134,23 +166,27 @@ impl StageDir {
     }
 
     fn states(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let dir = self.state_dir();
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("list", &dir, error)),
-        };
-        let mut states = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|error| Error::io("list", &dir, error))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
-                states.push((step, path));
-            }
-        }
-        states.sort();
-        Ok(states)
+        numbered(&self.state_dir(), "step-")
     }
+}
+
+/// What in a folder is called `prefix` and a number, by number; nothing when there is no folder.
+fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", dir, error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| Error::io("list", dir, error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix(prefix).and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Removes a folder and what is in it.
@@ -187,5 +223,23 @@ mod tests {
         stage.write_dir("out", fill).expect("made");
         stage.remove_dir("out").expect("removed");
         assert!(!stage.path().join("out").exists() && stage.remove_dir("out").is_ok());
+    }
+
+    #[test]
+    fn checkpoints_are_kept_where_the_stage_asks_for_them_and_listed_by_their_step() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let stage = StageDir::create(dir.path()).expect("made");
+        assert_eq!(stage.kept_checkpoint_dir(20), None);
+        let stage = stage.keeping_checkpoints(Some(20));
+        assert_eq!([0, 10].map(|step| stage.kept_checkpoint_dir(step)), [None, None]);
+        for step in [120, 20] {
+            std::fs::create_dir_all(stage.kept_checkpoint_dir(step).expect("due")).expect("made");
+        }
+        let steps = |stage: &StageDir| stage.kept_checkpoints().expect("listed").into_iter().map(|(step, _)| step).collect();
+        let listed: Vec<u64> = steps(&stage);
+        assert_eq!(listed, [20, 120]);
+        stage.clear_kept_checkpoints().expect("removed");
+        let listed: Vec<u64> = steps(&stage);
+        assert!(listed.is_empty());
     }
 }

@@ -147,7 +147,8 @@ impl Learner for Kto {
         let task = Task { learner: "kto", role: "policy", doing: "preference optimisation", records: "labelled answers" };
         let plan = shuffled_steps(&train.records, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass_answers(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
-        let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?
+            .keeping(&policy, &codec)?;
         while let Some(step) = training.next_step()? {
             let pass = pass_answers(&policy, &train, &step.picked, config, Some(step.seed))?;
             training.apply(&step, pass.loss)?;

@@ -78,7 +78,8 @@ impl Learner for Orpo {
         let task = Task { learner: "orpo", role: "policy", doing: "preference optimisation", records: "preference pairs" };
         let plan = shuffled_steps(&train, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass_pairs(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
-        let mut training = Training::start(task, &policy, policy.trained(), &train, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &policy, policy.trained(), &train, plan, &config.train, ctx, dry_run)?
+            .keeping(&policy, &codec)?;
         while let Some(step) = training.next_step()? {
             let pass = pass_pairs(&policy, &train, &step.picked, config, Some(step.seed))?;
             training.apply(&step, pass.loss)?;

@@ -116,7 +116,8 @@ impl Learner for Rrhf {
         let task = Task { learner: "rrhf", role: "policy", doing: "ranking", records: "ranked lists" };
         let plan = shuffled_steps(&train.records, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass_lists(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
-        let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?
+            .keeping(&policy, &codec)?;
         while let Some(step) = training.next_step()? {
             let (loss, [ranking, nll, accuracy, best]) = pass_lists(&policy, &train, &step.picked, config, Some(step.seed))?;
             training.apply(&step, loss)?;

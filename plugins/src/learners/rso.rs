@@ -161,7 +161,8 @@ impl Learner for Rso {
         let task = Task { learner: "rso", role: "policy", doing: "preference optimisation", records: "pairs of own answers" };
         let plan = shuffled_steps(&records, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass_pairs(&policy, &records, &reference, rows, config, ctx.seed).map(drop);
-        let mut training = Training::start(task, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?
+            .keeping(&policy, &codec)?;
         while let Some(step) = training.next_step()? {
             let pass = pass_pairs(&policy, &records, &reference, &step.picked, config, step.seed)?;
             training.apply(&step, pass.loss)?;

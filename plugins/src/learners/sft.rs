@@ -83,7 +83,8 @@ impl Learner for Sft {
         let task = Task { learner: "sft", role: "policy", doing: "supervised fine-tuning", records: "demonstrations" };
         let plan = shuffled_steps(&records, &config.train, ctx);
         let dry_run = |rows: &[usize]| pass(rows, ctx.seed).map(drop);
-        let mut training = Training::start(task, &model, model.trained(), &records, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &model, model.trained(), &records, plan, &config.train, ctx, dry_run)?
+            .keeping(&model, &codec)?;
         while let Some(step) = training.next_step()? {
             let loss = pass(&step.picked, step.seed)?;
             training.apply(&step, loss)?;

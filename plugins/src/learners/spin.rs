@@ -165,7 +165,8 @@ fn learn_round(
     let plan = shuffled_steps(&records, &config.train, ctx);
     let run = |rows: &[usize], seed| run_pairs(&policy, &records, &reference, rows, config, seed);
     let dry_run = |rows: &[usize]| run(rows, ctx.seed).map(drop);
-    let mut training = Training::start(TASK, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?;
+    let mut training = Training::start(TASK, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?
+        .keeping(&policy, &codec)?;
     while let Some(step) = training.next_step()? {
         let pass = run(&step.picked, step.seed)?;
         training.apply(&step, pass.loss)?;

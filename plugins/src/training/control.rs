@@ -82,15 +82,19 @@ impl Controls {
         Ok(value)
     }
 
-    /// Writes the controls into the checkpoint of the context's stage.
+    /// Writes the controls into the checkpoint of the context's stage, and into those that were kept on the way.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn save(&self, ctx: &RunContext<'_>) -> Result<()> {
-        let path = ctx.stage.checkpoint_dir().join(FILE);
-        farmhand_core::run::write_atomic(&path, |out| {
-            serde_json::to_writer_pretty(&mut *out, self).map_err(|error| Error::io("write", &path, error.into()))?;
-            out.write_all(b"\n").map_err(|error| Error::io("write", &path, error))
+        let kept = ctx.stage.kept_checkpoints()?.into_iter().map(|(_, dir)| dir);
+        kept.chain([ctx.stage.checkpoint_dir()]).try_for_each(|dir| self.write(&dir.join(FILE)))
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        farmhand_core::run::write_atomic(path, |out| {
+            serde_json::to_writer_pretty(&mut *out, self).map_err(|error| Error::io("write", path, error.into()))?;
+            out.write_all(b"\n").map_err(|error| Error::io("write", path, error))
         })
     }
 

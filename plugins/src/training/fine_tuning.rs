@@ -95,7 +95,8 @@ impl FineTuning<'_> {
             Rounds::note_steps(plan.n_steps(), ctx)?;
         }
         let dry_run = |rows: &[usize]| pass(rows, ctx.seed).map(drop);
-        let mut training = Training::start(task, &model, model.trained(), &records, plan, train, ctx, dry_run)?;
+        let mut training =
+            Training::start(task, &model, model.trained(), &records, plan, train, ctx, dry_run)?.keeping(&model, &codec)?;
         while let Some(step) = training.next_step()? {
             let loss = pass(&step.picked, step.seed)?;
             training.apply(&step, loss)?;

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::kept::KeptCheckpoints;
 use super::learner_options::PassOptions;
 use super::memory::{MemoryNeeds, held, held_beside};
 use super::policy_update::rehearse;
@@ -120,6 +121,7 @@ pub struct OnPolicy<'a, C> {
     next: u64,
     /// Rounds so far that taught nothing.
     n_idle: u64,
+    kept: Option<KeptCheckpoints<'a>>,
     progress: Progress<'a>,
 }
 
@@ -155,7 +157,16 @@ impl<'a, C: Serialize + DeserializeOwned> OnPolicy<'a, C> {
         let n_responses = options.n_responses() as u64;
         let mut progress = ctx.progress(task.doing, Some(options.steps * n_responses), "responses");
         progress.advance(first * n_responses);
-        Ok(Self { parts, carried, task, options, ctx, first, next: first, n_idle, progress })
+        Ok(Self { parts, carried, task, options, ctx, first, next: first, n_idle, kept: None, progress })
+    }
+
+    /// The same training, which keeps the sampler's policy on its way where the stage asks for it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn keeping(self, sampler: &Sampler<'a>) -> Result<Self> {
+        let kept = KeptCheckpoints::of(sampler.policy, sampler.codec, self.task.learner, self.first, self.ctx)?;
+        Ok(Self { kept: Some(kept), ..self })
     }
 
     /// The same for a learner that trains a policy alone, in optimiser steps of `batch_size` records of `texts` texts each.
@@ -178,10 +189,10 @@ impl<'a, C: Serialize + DeserializeOwned> OnPolicy<'a, C> {
         let frozen = reference.map(|reference| held_beside("reference", reference, &[policy])).into_iter().collect();
         let needs = sampler.memory_needs(vec![held("policy", policy)], frozen, &largest, is_one_of_many, reward_model)?;
         let parts = vec![TrainedPart::new("policy", policy.trained(), optim, n_steps)];
-        Self::start(task, sampler.options, parts, carried, &needs, ctx, || rehearse(sampler, &largest))
+        Self::start(task, sampler.options, parts, carried, &needs, ctx, || rehearse(sampler, &largest))?.keeping(sampler)
     }
 
-    /// The number of the next round, from 0; `None` when all are done. Saves the state when it is time to.
+    /// The number of the next round, from 0; `None` when all are done. Saves the state and keeps the policy when it is time to.
     ///
     /// # Errors
     /// On cancellation, after the state was saved, and when the disk refuses.
@@ -189,6 +200,7 @@ impl<'a, C: Serialize + DeserializeOwned> OnPolicy<'a, C> {
         if self.next == self.options.steps {
             return Ok(None);
         }
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.after(self.next))?;
         let cancelled = self.ctx.cancel.is_cancelled();
         if cancelled || (self.next > self.first && self.next.is_multiple_of(self.options.save_every)) {
             self.save()?;

@@ -14,7 +14,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use farmhand_core::run::StageDir;
+use farmhand_core::run::{StageDir, write_dir_atomic};
 use farmhand_core::{ADAPTER_CONFIG, Checkpoint, Error, Event, EventSink, Result, RunContext};
 use farmhand_models::AdapterOutput;
 use schemars::JsonSchema;
@@ -32,6 +32,7 @@ const ADAPTER_FOLDER: &str = "adapter";
 /// The rounds of a learner.
 #[derive(Debug)]
 pub struct Rounds {
+    stage: StageDir,
     folder: PathBuf,
     n_rounds: u64,
     next: u64,
@@ -92,7 +93,8 @@ impl Rounds {
     /// # Errors
     /// When a folder cannot be read.
     pub fn open(n_rounds: u64, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Self> {
-        let mut rounds = Self { folder: ctx.stage.path().join("rounds"), n_rounds, next: 0, start: init.clone() };
+        let (stage, folder) = (ctx.stage.clone(), ctx.stage.path().join("rounds"));
+        let mut rounds = Self { stage, folder, n_rounds, next: 0, start: init.clone() };
         for number in (0..n_rounds).rev() {
             let checkpoint = rounds.path(number).join("checkpoint");
             if checkpoint.is_dir() {
@@ -100,6 +102,11 @@ impl Rounds {
                 rounds.next = number + 1;
                 break;
             }
+        }
+        match rounds.next {
+            0 => rounds.stage.clear_kept_checkpoints()?,
+            // In case it was stopped before it came to that.
+            _ => rounds.keep()?,
         }
         Ok(rounds)
     }
@@ -116,7 +123,7 @@ impl Rounds {
         Ok(Some(Round { number: self.next, start: self.start.clone(), stage }))
     }
 
-    /// The round is done: it left a checkpoint. The checkpoint of the round before is removed, and so are saved states; what else
+    /// The round is done: it left a checkpoint. The checkpoint of the round before is removed, unless the stage keeps it, and so are saved states; what else
     /// the rounds wrote stays.
     ///
     /// # Errors
@@ -132,19 +139,31 @@ impl Rounds {
             StageDir::create(self.path(before))?.remove_dir("checkpoint")?;
         }
         self.next = round.number + 1;
-        Ok(())
+        self.keep()
     }
 
-    /// What the last round made, as the learner's own checkpoint. An adapter that lies beside merged weights is left out when it
-    /// changes the model of an earlier round, which is gone.
+    /// Keeps what the last finished round made, where the stage asks for it and others follow.
+    fn keep(&self) -> Result<()> {
+        match self.stage.kept_checkpoint_dir(self.next).filter(|_| self.next < self.n_rounds) {
+            Some(dir) => self.copy_start(&dir),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies where the next round begins. An adapter that lies beside merged weights is left out when it changes the model of an
+    /// earlier round, which goes.
+    fn copy_start(&self, to: &Path) -> Result<()> {
+        let left_out = self.has_adapter_of_a_round()?.then_some(ADAPTER_FOLDER);
+        write_dir_atomic(to, |dir| copy_folder(self.start.path(), dir, left_out))
+    }
+
+    /// What the last round made, as the learner's own checkpoint.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn result(self, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let made = ctx.stage.checkpoint_dir();
-        let name = made.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let left_out = self.has_adapter_of_a_round()?.then_some(ADAPTER_FOLDER);
-        ctx.stage.write_dir(&name, |dir| copy_folder(self.start.path(), dir, left_out))?;
+        self.copy_start(&made)?;
         Checkpoint::open(made)
     }
 

@@ -13,10 +13,11 @@ use std::time::Instant;
 
 use farmhand_core::{Error, Progress, Result, RunContext, Seed};
 use farmhand_models::{
-    AdamW, BatchLayout, LanguageModel, StepPlan, computed_tokens, load_train_state, save_train_state, zero_gradients,
+    AdamW, BatchLayout, LanguageModel, StepPlan, TextCodec, computed_tokens, load_train_state, save_train_state, zero_gradients,
 };
 use tch::Tensor;
 
+use super::kept::KeptCheckpoints;
 use super::learner_options::{RecordOrder, TrainOptions};
 use super::memory::{MemoryNeeds, Trainee, held};
 use super::records::{Record, ids_of};
@@ -64,6 +65,7 @@ pub struct Training<'a> {
     plan: StepPlan,
     first: u64,
     next: u64,
+    kept: Option<KeptCheckpoints<'a>>,
     progress: Progress<'a>,
 }
 
@@ -96,10 +98,19 @@ impl<'a> Training<'a> {
         zero_gradients(&trained);
         let mut progress = ctx.progress(task.doing, Some(items_before(&plan, plan.n_steps())), task.records);
         progress.advance(items_before(&plan, first));
-        Ok(Self { task, options, ctx, records, trained, optim, plan, first, next: first, progress })
+        Ok(Self { task, options, ctx, records, trained, optim, plan, first, next: first, kept: None, progress })
     }
 
-    /// The next step; `None` when all are made. Saves the state when it is time to.
+    /// The same training, which keeps the policy on its way where the stage asks for it. Every learner that makes a policy says so.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn keeping(self, policy: &'a LanguageModel, codec: &'a TextCodec) -> Result<Self> {
+        let kept = KeptCheckpoints::of(policy, codec, self.task.learner, self.first, self.ctx)?;
+        Ok(Self { kept: Some(kept), ..self })
+    }
+
+    /// The next step; `None` when all are made. Saves the state and keeps the policy when it is time to.
     ///
     /// # Errors
     /// On cancellation, after the state was saved, and when the disk refuses.
@@ -108,6 +119,7 @@ impl<'a> Training<'a> {
             return Ok(None);
         }
         let number = self.next;
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.after(number))?;
         let cancelled = self.ctx.cancel.is_cancelled();
         if cancelled || (number > self.first && number.is_multiple_of(self.options.save_every)) {
             let key = self.task.state_name();

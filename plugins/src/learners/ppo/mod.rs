@@ -102,7 +102,8 @@ impl Learner for Ppo {
             sampler.memory_needs(trained, frozen, &largest, is_one_of_many, Some(&*reward_model))?
         };
         let carried = Carried { kl_weight: config.kl_weight };
-        let mut training = OnPolicy::start(task, &options, parts, carried, &needs, ctx, || dry_run(&actors, &largest))?;
+        let mut training =
+            OnPolicy::start(task, &options, parts, carried, &needs, ctx, || dry_run(&actors, &largest))?.keeping(&sampler)?;
         while let Some(step) = training.next_step()? {
             let round = training.keep(actors.roll_out(step, reward_model, ctx))?;
             let kl_weight = training.carried.kl_weight;

@@ -35,7 +35,9 @@ use farmhand_models::{AdamW, HeldModel, LanguageModel, PassSize, load_train_stat
 pub use self::config::{KlDirection, Pool, QuarkConfig, TrainedBins};
 use self::exploration::{Bins, Explorer, Prompts, log_explored};
 use self::objective::{StepRecords, accumulate};
-use crate::training::{Controls, MemoryNeeds, Trainee, held, ids_of, is_same_model, load_reference, start_training};
+use crate::training::{
+    Controls, KeptCheckpoints, MemoryNeeds, Trainee, held, ids_of, is_same_model, load_reference, start_training,
+};
 
 register! {
     kind: Learner, name: "quark", config: QuarkConfig,
@@ -96,7 +98,9 @@ impl Learner for Quark {
         }
         let mut progress = ctx.progress("quantised reward conditioning", Some(config.steps), "steps");
         progress.advance(start);
+        let kept = KeptCheckpoints::of(&policy, &codec, "quark", start, ctx)?;
         for step in start..config.steps {
+            kept.after(step)?;
             if ctx.cancel.is_cancelled() {
                 save(step, &optim)?;
                 return Err(Error::cancelled());

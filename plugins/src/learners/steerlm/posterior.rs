@@ -99,7 +99,8 @@ pub(super) fn learn(
     Rounds::note_steps(plan.n_steps(), ctx)?;
     let dry_run = |rows: &[usize]| pass(rows, ctx.seed).map(drop);
     let task = Task { records: "groups of answers", doing: "matching attributes", ..TASK };
-    let mut training = Training::start(task, &policy, policy.trained(), &records, plan, train, ctx, dry_run)?;
+    let mut training =
+        Training::start(task, &policy, policy.trained(), &records, plan, train, ctx, dry_run)?.keeping(&policy, &codec)?;
     while let Some(step) = training.next_step()? {
         let (loss, distance) = pass(&step.picked, step.seed)?;
         training.apply(&step, loss)?;
