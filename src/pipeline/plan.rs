@@ -116,8 +116,10 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
     let order = methods_in_order(&config.methods);
     for repetition in &repetitions {
         for name in &order {
-            if let Some(learner) = &config.methods[*name].learner {
-                push(repetition.name_of(&format!("learn-{name}")), format!("`{}`", learner.name()));
+            let method = &config.methods[*name];
+            if let Some(learner) = &method.learner {
+                let kept = method.checkpoint_every.map(|every| format!("; the model of every {every} steps is evaluated too"));
+                push(repetition.name_of(&format!("learn-{name}")), format!("`{}`{}", learner.name(), kept.unwrap_or_default()));
             }
         }
     }

@@ -7,10 +7,11 @@ use farmhand_annotators::counted::CountedAnnotator;
 use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::config::{MethodConfig, methods_in_order};
 use farmhand_core::data::{self, ReadOptions};
+use farmhand_core::run::StageDir;
 use farmhand_core::types::{Completion, Demonstration, EvalReport, FinishReason, Metric};
 use farmhand_core::{
     AnnotatorSpec, BuildContext, Checkpoint, Error, EvaluationInputs, Evaluator, EvaluatorSpec, LearnerInputs, LearnerSpec,
-    Result, Seed,
+    Result, RunContext, Seed,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,21 +35,34 @@ struct Learning<'a> {
     reward_model: Option<&'a Checkpoint>,
     /// Share of the feedback kept for validation.
     held_out: f64,
+    /// After how many steps each a model is kept on the way.
+    checkpoint_every: Option<u64>,
 }
 
 /// A model that is evaluated.
 pub(super) struct Model {
     /// The method that made it, or `sft`.
     method: String,
+    /// After how many steps of the learner it was kept; `None` for the model that the method ends with.
+    steps: Option<u64>,
     config: MethodConfig,
     checkpoint: Checkpoint,
     repetition: Repetition,
 }
 
 impl Model {
-    /// The name in results: the method's, with the seed when there are several.
+    /// The name in results: the method's, with the steps of a model kept on the way and the seed when there are several:
+    /// `ppo`, `ppo.20`, `ppo.20@1`.
     pub(super) fn name(&self) -> String {
-        self.repetition.name_of(&self.method)
+        self.repetition.name_of(&self.point())
+    }
+
+    /// The method's name with the steps of a model kept on the way.
+    fn point(&self) -> String {
+        match self.steps {
+            Some(steps) => format!("{}.{steps}", self.method),
+            None => self.method.clone(),
+        }
     }
 }
 
@@ -93,11 +107,19 @@ fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 impl Experiment<'_> {
     pub(super) fn reward_model(&mut self, start: &Checkpoint) -> Result<Option<Checkpoint>> {
         let Some(config) = self.config.reward_model.clone() else { return Ok(None) };
-        let learning = Learning { init: start, reference: None, start, reward_model: None, held_out: config.held_out };
+        let learning = Learning {
+            init: start,
+            reference: None,
+            start,
+            reward_model: None,
+            held_out: config.held_out,
+            checkpoint_every: None,
+        };
         let kind = requires(&config.learner, &self.config, &self.base_dir)?.feedback;
         let file = self.feedback_file(kind, true);
         let only = Repetition::only(self.config.seed);
-        self.learn("reward-model", &config.learner, file, learning, only).map(Some)
+        let stage = self.learn("reward-model", &config.learner, file, learning, only)?;
+        Checkpoint::open(stage.checkpoint_dir()).map(Some)
     }
 
     /// The models that are evaluated: the fine-tuned one, then every method's, repetition by repetition.
@@ -105,6 +127,7 @@ impl Experiment<'_> {
         let only = Repetition::only(self.config.seed);
         let mut models = vec![Model {
             method: "sft".to_owned(),
+            steps: None,
             config: MethodConfig::default(),
             checkpoint: start.clone(),
             repetition: only,
@@ -116,17 +139,29 @@ impl Experiment<'_> {
                 let config = &methods[name];
                 let of = |used: &Option<String>| used.as_deref().map(|used| made.get(used).unwrap_or(start).clone());
                 let (init, reference) = (of(&config.init).unwrap_or_else(|| start.clone()), of(&config.reference));
+                let model =
+                    |steps, checkpoint| Model { method: name.to_owned(), steps, config: config.clone(), checkpoint, repetition };
                 let checkpoint = match &config.learner {
                     Some(spec) => {
-                        let learning =
-                            Learning { init: &init, reference: reference.as_ref(), start, reward_model, held_out: 0.0 };
+                        let learning = Learning {
+                            init: &init,
+                            reference: reference.as_ref(),
+                            start,
+                            reward_model,
+                            held_out: 0.0,
+                            checkpoint_every: config.checkpoint_every,
+                        };
                         let file = self.feedback_file(requires(spec, &self.config, &self.base_dir)?.feedback, false);
-                        self.learn(&format!("learn-{name}"), spec, file, learning, repetition)?
+                        let stage = self.learn(&format!("learn-{name}"), spec, file, learning, repetition)?;
+                        for (steps, dir) in stage.kept_checkpoints()? {
+                            models.push(model(Some(steps), Checkpoint::open(dir)?));
+                        }
+                        Checkpoint::open(stage.checkpoint_dir())?
                     }
                     None => init,
                 };
                 made.insert(name, checkpoint.clone());
-                models.push(Model { method: name.to_owned(), config: config.clone(), checkpoint, repetition });
+                models.push(model(None, checkpoint));
             }
         }
         Ok(models)
@@ -140,9 +175,9 @@ impl Experiment<'_> {
         file: PathBuf,
         learning: Learning<'_>,
         repetition: Repetition,
-    ) -> Result<Checkpoint> {
+    ) -> Result<StageDir> {
         let requires = requires(spec, &self.config, &self.base_dir)?;
-        let Learning { init, reference, start, reward_model, held_out } = learning;
+        let Learning { init, reference, start, reward_model, held_out, checkpoint_every } = learning;
         let asked = reward_model.filter(|_| requires.reward_model);
         let mut inputs = vec![file.clone()];
         inputs.extend(std::iter::once(init).chain(reference).chain(asked).flat_map(Checkpoint::inputs));
@@ -154,8 +189,13 @@ impl Experiment<'_> {
         if requires.annotator {
             options["annotator"] = to_json(&annotator_spec);
         }
+        if let Some(every) = checkpoint_every {
+            options["checkpoint_every"] = every.into();
+        }
         let reading = read_options(self.config.data.skip_bad_records);
-        let done = self.repeated_stage(stage, repetition, options, inputs, |_, ctx, build| {
+        self.repeated_stage(stage, repetition, options, inputs, |_, ctx, build| {
+            let keeping = ctx.stage.clone().keeping_checkpoints(checkpoint_every);
+            let ctx = &RunContext { stage: &keeping, ..*ctx };
             let feedback = OwnedFeedback::read(requires.feedback, &file, &reading, ctx)?;
             let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
             let cache_dir = cache_dir();
@@ -173,16 +213,22 @@ impl Experiment<'_> {
                 annotator: annotator.as_deref(),
             };
             learn(&mut *learner, spec.name(), inputs, ctx)?;
+            if let Some(every) = checkpoint_every
+                && keeping.kept_checkpoints()?.is_empty()
+            {
+                let message =
+                    format!("no model was kept on the way: `{}` made no more than {every} steps, or keeps none", spec.name());
+                ctx.events.warn(&message);
+            }
             match judged {
                 Some(judged) => ctx.stage.write_jsonl(LABELS_FILE, &[LabelsAsked { n_asked: judged.count() }]).map(|_| ()),
                 None => Ok(()),
             }
-        })?;
-        Checkpoint::open(done.checkpoint_dir())
+        })
     }
 
     /// How many annotations a method's model learned from or answers by: those of the `annotate` stage, which methods share, when
-    /// it uses them in any way, and those it asked for while it learned.
+    /// it uses them in any way, and those it asked for while it learned. A model kept on the way counts as the one at the end.
     fn n_labels(&self, method: &str, repetition: Repetition) -> Result<usize> {
         let shared = if uses_annotations(method, &self.config, &self.base_dir)? {
             read_lines::<annotate::AnnotationSummary>(&self.input("annotate/summary.json"))?
@@ -211,12 +257,12 @@ impl Experiment<'_> {
     }
 
     pub(super) fn generate(&mut self, model: &Model, reward_model: Option<&Checkpoint>) -> Result<()> {
-        let Model { method, config, checkpoint, repetition } = model;
+        let Model { config, checkpoint, repetition, .. } = model;
         let spec = config.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
         let inputs = with_models("data/eval.jsonl", std::iter::once(checkpoint).chain(reward_model));
         let (file, name) = (self.input("data/eval.jsonl"), model.name());
-        self.repeated_stage(&format!("generate-{method}"), *repetition, options, inputs, |config, ctx, build| {
+        self.repeated_stage(&format!("generate-{}", model.point()), *repetition, options, inputs, |config, ctx, build| {
             let instructions = read_split(&file)?;
             // The same random numbers for every method: methods that agree give the same answer.
             let ctx = &ctx.with_seed(repetition.root().child("generate", 0));
@@ -243,11 +289,11 @@ impl Experiment<'_> {
             "sft" => "generate-sft/completions.jsonl".to_owned(),
             method => format!("{}/completions.jsonl", self.reference_repetition(model).name_of(&format!("generate-{method}"))),
         };
-        let answers_file = format!("{}/completions.jsonl", repetition.name_of(&format!("generate-{method}")));
+        let answers_file = format!("generate-{}/completions.jsonl", model.name());
         let mut inputs = with_models(&answers_file, std::iter::once(start).chain(reward_model));
         inputs.push(reference_file.clone().into());
         let (answers_file, reference_file, name) = (self.input(&answers_file), self.input(&reference_file), model.name());
-        self.repeated_stage(&format!("evaluate-{method}"), *repetition, options, inputs, |config, ctx, build| {
+        self.repeated_stage(&format!("evaluate-{}", model.point()), *repetition, options, inputs, |config, ctx, build| {
             let (answers, _) = data::read_completions(&answers_file, &ReadOptions::default())?;
             let references = read_reference(&reference, &reference_file)?;
             let build = BuildContext { policy: Some(start), reward_model, ..*build };
