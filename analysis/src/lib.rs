@@ -18,6 +18,7 @@ mod leaderboard;
 mod number;
 mod paired;
 mod parquet;
+mod peak;
 mod repetitions;
 mod report;
 mod run_files;

@@ -3,9 +3,10 @@
 //! Win rates of two methods move together, for they answer the same instructions and meet the same reference; the difference on
 //! each instruction is known better than the two rates apart.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::crossed::crossed_mean;
+use crate::crossed::{CrossedMean, crossed_mean_of_several};
 use crate::repetitions::{Repetitions, matched, p_wins, split_seed};
 use crate::run_files::{ModelFiles, RunFiles};
 
@@ -42,26 +43,45 @@ pub fn paired_differences(run: &RunFiles, names: &[&str]) -> Vec<PairedDifferenc
 }
 
 fn difference(method: &Repetitions<'_>, other: &Repetitions<'_>) -> Option<PairedDifference> {
-    let pairs = common_repetitions(method, other);
-    let rows: Vec<_> = pairs
-        .iter()
-        .map(|(one, other)| {
-            let (one, other) = (p_wins(one), p_wins(other));
-            let both = one.into_iter().filter_map(|(id, p)| Some((id, 100.0 * (p - other.get(id)?))));
-            both.collect()
-        })
-        .collect();
-    let rows = matched(&rows);
-    let found = crossed_mean(&rows)?;
+    let percents = |model| p_wins(model).into_iter().map(|(id, p)| (id, 100.0 * p)).collect();
+    let found = paired_mean(method, other, percents, 1)?;
     Some(PairedDifference {
         method: method.name.to_owned(),
         other: other.name.to_owned(),
-        difference: found.mean,
-        std_error: found.std_error,
-        interval: found.interval,
-        n_instructions: rows.first().map_or(0, Vec::len),
-        n_seeds: pairs.len(),
+        difference: found.mean.mean,
+        std_error: found.mean.std_error,
+        interval: found.mean.interval,
+        n_instructions: found.n_instructions,
+        n_seeds: found.n_seeds,
     })
+}
+
+/// A mean difference, and over how many instructions and repetitions.
+pub(crate) struct PairedMean {
+    pub(crate) mean: CrossedMean,
+    pub(crate) n_instructions: usize,
+    pub(crate) n_seeds: usize,
+}
+
+/// The mean of the one's numbers minus the other's, over the instructions for which `values` has a number of both in all
+/// repetitions; the interval is one of `n_intervals` that hold together.
+pub(crate) fn paired_mean<'a>(
+    method: &Repetitions<'a>,
+    other: &Repetitions<'a>,
+    values: impl Fn(&'a ModelFiles) -> BTreeMap<&'a str, f64>,
+    n_intervals: usize,
+) -> Option<PairedMean> {
+    let pairs = common_repetitions(method, other);
+    let rows: Vec<BTreeMap<&str, f64>> = pairs
+        .iter()
+        .map(|(one, other)| {
+            let (one, other) = (values(one), values(other));
+            one.into_iter().filter_map(|(id, value)| Some((id, value - other.get(id)?))).collect()
+        })
+        .collect();
+    let rows = matched(&rows);
+    let mean = crossed_mean_of_several(&rows, n_intervals)?;
+    Some(PairedMean { mean, n_instructions: rows.first().map_or(0, Vec::len), n_seeds: pairs.len() })
 }
 
 /// The models that share a seed; one that was not repeated goes with every repetition of the other.

@@ -8,7 +8,7 @@ use crate::charts::{self, Chart, Curves, LengthPoint, LengthWinRate, Panel, Seri
 use crate::html::escape;
 use crate::leaderboard::Leaderboard;
 use crate::repetitions::split_seed;
-use crate::report::over_optimisation::over_optimisation;
+use crate::report::over_optimisation::OverOptimisation;
 use crate::run_files::RunFiles;
 
 /// The colour of what belongs to no evaluated model: the palette's grey.
@@ -44,7 +44,7 @@ impl Figure {
 ///
 /// # Errors
 /// When one cannot be drawn.
-pub(super) fn figures(run: &RunFiles, board: &Leaderboard) -> Result<Vec<Figure>> {
+pub(super) fn figures(run: &RunFiles, board: &Leaderboard, optimised: &OverOptimisation) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let rates = win_rates(run, board);
     if !rates.is_empty() {
@@ -56,11 +56,11 @@ pub(super) fn figures(run: &RunFiles, board: &Leaderboard) -> Result<Vec<Figure>
                        a model that lies far to the right may win by length.";
         figures.push(Figure::new("length_win_rate", caption, &lengths)?);
     }
-    let optimised = over_optimisation(run, board);
+    let optimised = optimised.chart();
     if !optimised.is_empty() {
         let caption = "Proxy (the reward model that is optimised) and gold (the judge of the evaluation) against the divergence from the \
                        start. Where the proxy still rises and the gold falls, the reward model's mistakes are exploited. The divergence \
-                       of best-of-n is its bound ln n − (n − 1)/n, a learner's the last one that it recorded.";
+                       of best-of-n is its bound ln n − (n − 1)/n, a learner's the one that it recorded.";
         figures.push(Figure::new("over_optimisation", caption, &optimised)?);
     }
     let online = reward_and_kl(run);
@@ -192,7 +192,11 @@ mod tests {
         let mut run = RunFiles::read(dir.path()).expect("read");
         let board = Leaderboard::load(&[dir.path()]).expect("loaded");
         let names = |run: &RunFiles, board: &Leaderboard| {
-            figures(run, board).expect("drawn").iter().map(|figure| figure.name).collect::<Vec<_>>()
+            figures(run, board, &OverOptimisation::of(run, board))
+                .expect("drawn")
+                .iter()
+                .map(|figure| figure.name)
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(&run, &board), ["win_rates", "length_win_rate", "reward_kl", "losses"]);
         run.scalars.remove("learn-ppo");

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use farmhand_core::run::StageDir;
 use farmhand_core::{Error, Result};
 
+use self::over_optimisation::OverOptimisation;
 use crate::leaderboard::{Leaderboard, entries_of};
 use crate::paired::{self, paired_differences};
 use crate::run_files::RunFiles;
@@ -28,7 +29,7 @@ pub struct ReportSummary {
 }
 
 /// Reads a run directory and writes its report into `stage`: `index.html`, `leaderboard.{md,csv,json}`,
-/// `paired_differences.csv` and `charts/*.{svg,png}`. What the run does not have is left out. The same run gives the same bytes.
+/// `paired_differences.csv`, `over_optimisation.csv` and `charts/*.{svg,png}`. What the run does not have is left out. The same run gives the same bytes.
 ///
 /// # Errors
 /// When the run directory is missing or holds broken files, or the disk refuses.
@@ -44,12 +45,16 @@ pub fn write_report(run_dir: &Path, stage: &StageDir) -> Result<ReportSummary> {
     if !pairs.is_empty() {
         write(stage, "paired_differences.csv", paired::csv(&pairs).as_bytes())?;
     }
-    let figures = figures::figures(&run, &board)?;
+    let optimised = OverOptimisation::of(&run, &board);
+    if let Some(csv) = optimised.csv() {
+        write(stage, "over_optimisation.csv", csv.as_bytes())?;
+    }
+    let figures = figures::figures(&run, &board, &optimised)?;
     for figure in &figures {
         write(stage, &format!("charts/{}.svg", figure.name), figure.svg.as_bytes())?;
         write(stage, &format!("charts/{}.png", figure.name), &figure.png)?;
     }
-    let index_html = write(stage, "index.html", page::page(&run, &board, &pairs, &figures).as_bytes())?;
+    let index_html = write(stage, "index.html", page::page(&run, &board, &pairs, &figures, &optimised).as_bytes())?;
     Ok(ReportSummary { leaderboard_markdown, leaderboard_terminal: board.terminal(), index_html })
 }
 

@@ -5,16 +5,24 @@ use crate::leaderboard::Leaderboard;
 use crate::paired::PairedDifference;
 use crate::repetitions::Repetitions;
 use crate::report::figures::Figure;
+use crate::report::over_optimisation::OverOptimisation;
 use crate::report::{details, samples};
 use crate::run_files::RunFiles;
 
 /// The whole page.
-pub(super) fn page(run: &RunFiles, board: &Leaderboard, pairs: &[PairedDifference], figures: &[Figure]) -> String {
+pub(super) fn page(
+    run: &RunFiles,
+    board: &Leaderboard,
+    pairs: &[PairedDifference],
+    figures: &[Figure],
+    optimised: &OverOptimisation,
+) -> String {
     let name = escape(&run.name);
     let sections = [
         headline(run, board),
         differences(pairs),
         charts(figures),
+        over_optimisation(optimised),
         methods(run, board),
         failures(run),
         caveats(run),
@@ -62,6 +70,10 @@ fn charts(figures: &[Figure]) -> Option<Section> {
 
 fn differences(pairs: &[PairedDifference]) -> Option<Section> {
     details::differences(pairs).map(|body| Section { id: "differences", title: "Paired differences", body })
+}
+
+fn over_optimisation(optimised: &OverOptimisation) -> Option<Section> {
+    optimised.html().map(|body| Section { id: "over-optimisation", title: "Over-optimisation", body })
 }
 
 fn methods(run: &RunFiles, board: &Leaderboard) -> Option<Section> {

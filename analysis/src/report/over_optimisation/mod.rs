@@ -1,151 +1,268 @@
 //! Over-optimisation: proxy and gold against how far a policy has moved from where it began.
 //!
 //! Gao, Schulman and Hilton 2022, <https://arxiv.org/abs/2210.10760>: the reward model's score (the proxy) keeps rising with the
-//! divergence from the initial policy, the judge's (the gold) rises and then falls. Two kinds of methods make such curves:
+//! divergence from the initial policy, the judge's verdict (the gold) rises and then falls.
 //!
-//! * best-of-n with several n from one model, whose divergence is at most `ln n − (n − 1)/n`;
-//! * methods that go on from one another (`init`), whose divergence is the last one that the learner recorded (`…/kl`).
+//! * `curves`: which models are points of a curve.
 
+mod curves;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use self::curves::{Curve, Point, curves};
 use crate::charts::{Curves, Panel, Series};
+use crate::crossed::CrossedMean;
+use crate::html::escape;
 use crate::leaderboard::Leaderboard;
-use crate::repetitions::split_seed;
-use crate::run_files::RunFiles;
+use crate::number::{fixed, significant};
+use crate::peak::{Peak, mean, peak};
+use crate::repetitions::{Repetitions, p_wins};
+use crate::run_files::{ModelFiles, RunFiles};
+use crate::table::{Align, Table};
 
-/// A method as a point of a curve.
-struct Point {
-    divergence: f64,
-    method: String,
+/// The curves of a run with what was measured at their points.
+pub(super) struct OverOptimisation {
+    curves: Vec<Measured>,
 }
 
-/// Two panels, proxy and gold, with a line a curve; none without at least two methods on a curve and a reward model.
-pub(super) fn over_optimisation(run: &RunFiles, board: &Leaderboard) -> Curves {
-    let curves = curves(run);
-    let row = |method: &str| (0..board.len()).find(|row| board.text("model", *row) == Some(method));
-    let panel = |title: &str, y_label: &str, column: &str| {
-        let line = |(place, (label, points)): (usize, &(String, Vec<Point>))| {
-            let value = |point: &Point| Some((point.divergence, board.number(column, row(&point.method)?)?));
-            Series { label: label.clone(), points: points.iter().filter_map(value).collect(), colour: place }
-        };
-        Panel {
-            title: title.into(),
-            y_label: y_label.into(),
-            x_label: "Divergence from the start (KL, nats)".into(),
-            series: curves.iter().enumerate().map(line).filter(|series| series.points.len() > 2).collect(),
-        }
-    };
-    let panels = [panel("Proxy", "Mean reward", "mean_reward"), panel("Gold", "Win rate (%)", "win_rate")];
-    // One without the other says nothing about over-optimisation.
-    if panels.iter().any(|panel| panel.series.is_empty()) { Curves::new([]) } else { Curves::new(panels) }
+struct Measured {
+    curve: Curve,
+    /// One a point.
+    values: Vec<Values>,
+    /// The peak of the win rate, in percent.
+    win_rate: Option<Peak>,
+    /// The peak of the judges' score.
+    gold_score: Option<Peak>,
 }
 
-/// The curves of a run, each from its start on.
-fn curves(run: &RunFiles) -> Vec<(String, Vec<Point>)> {
-    let config = run.config.as_deref().and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
-    let Some(methods) = config.get("methods").and_then(toml::Value::as_table) else { return Vec::new() };
-    let init = |name: &str| methods.get(name).and_then(|method| method.get("init")?.as_str()).unwrap_or("sft");
-    let learns = |name: &str| methods.get(name).is_some_and(|method| method.get("learner").is_some());
-    let mut curves = Vec::new();
+/// What was measured of a model.
+struct Values {
+    proxy: Option<f64>,
+    win_rate: Option<f64>,
+    interval: Option<[f64; 2]>,
+    gold_score: Option<f64>,
+}
 
-    let best_of = |name: &String| {
-        let n = methods[name].get("policy")?.get("best_of_n")?.get("n")?.as_integer()?;
-        (n >= 1 && !learns(name) && init(name) == "sft").then(|| (n, name.clone()))
-    };
-    let mut sizes: Vec<(i64, String)> = methods.keys().filter_map(best_of).collect();
-    sizes.sort();
-    if sizes.len() > 1 {
-        let moved = |(n, method)| {
-            let n = n as f64;
-            Point { divergence: n.ln() - (n - 1.0) / n, method }
+impl OverOptimisation {
+    /// The curves on which every point was evaluated; none in most runs.
+    pub(super) fn of(run: &RunFiles, board: &Leaderboard) -> Self {
+        let methods = run.by_method();
+        let measured = |curve: Curve| {
+            let model = |point: &Point| methods.iter().find(|method| method.name == point.method);
+            let models: Vec<&Repetitions<'_>> = curve.points.iter().map(model).collect::<Option<_>>()?;
+            let values = models.iter().map(|model| Values::of(model, board)).collect();
+            let (win_rate, gold_score) = (peak(&models, win_percents), peak(&models, gold_scores));
+            Some(Measured { curve, values, win_rate, gold_score })
         };
-        curves.push(("best of n".to_owned(), start().chain(sizes.into_iter().map(moved)).collect()));
+        Self { curves: curves(run).into_iter().filter_map(measured).collect() }
     }
 
-    // A chain ends in a method from which no other goes on.
-    let goes_on = |name: &str| methods.keys().any(|other| other != name && learns(other) && init(other) == name);
-    for last in methods.keys().filter(|name| learns(name) && !goes_on(name)) {
-        let mut chain = vec![last.as_str()];
-        while let Some(before) = Some(init(chain[chain.len() - 1])).filter(|before| learns(before) && !chain.contains(before)) {
-            chain.push(before);
+    /// Proxy and gold against the root of the divergence, with a line a curve; none without a reward model.
+    pub(super) fn chart(&self) -> Curves {
+        let panel = |title: &str, y_label: &str, value: fn(&Values) -> Option<f64>| {
+            let line = |(place, measured): (usize, &Measured)| {
+                let points = measured.curve.points.iter().zip(&measured.values);
+                let points = points.filter_map(|(point, values)| Some((point.divergence?.max(0.0).sqrt(), value(values)?)));
+                Series { label: measured.curve.label.clone(), points: points.collect(), colour: place }
+            };
+            Panel {
+                title: title.into(),
+                y_label: y_label.into(),
+                x_label: "√ divergence from the start (KL, nats)".into(),
+                series: self.curves.iter().enumerate().map(line).filter(|series| series.points.len() > 2).collect(),
+            }
+        };
+        let (proxy, gold) =
+            (panel("Proxy", "Mean reward", |values| values.proxy), panel("Gold", "Win rate (%)", |values| values.win_rate));
+        // One without the other says nothing about over-optimisation.
+        if proxy.series.is_empty() || gold.series.is_empty() {
+            return Curves::new([]);
         }
-        chain.reverse();
-        let moved = |name: &&str| Some(Point { divergence: divergence(run, name)?, method: (*name).to_owned() });
-        if let Some(points) = chain.iter().map(moved).collect::<Option<Vec<_>>>().filter(|points| points.len() > 1) {
-            curves.push((chain[0].to_owned(), start().chain(points).collect()));
+        Curves::new([proxy, gold, panel("Gold", "Mean score by the judges", |values| values.gold_score)])
+    }
+
+    /// What the page says: for each curve the peak, the fall after it, and the numbers; nothing without a curve.
+    pub(super) fn html(&self) -> Option<String> {
+        if self.curves.is_empty() {
+            return None;
+        }
+        let mut body =
+            "<p>The proxy is the reward model that is optimised, the gold the judges of the evaluation: their win rate, and \
+             the mean score they give where they give one. Differences are paired, on the same instructions and seeds; a peak is \
+             picked because it is the highest point, so the intervals of its differences are wide enough to hold for all points \
+             of its curve together.</p>\n"
+                .to_owned();
+        for measured in &self.curves {
+            let _ = write!(body, "<h3>{}</h3>\n<p>{}</p>\n", escape(&measured.curve.label), escape(&measured.told()));
+            body.push_str(&measured.table().html());
+        }
+        Some(body)
+    }
+
+    /// CSV with a line a point; numbers have all their digits. Nothing without a curve.
+    pub(super) fn csv(&self) -> Option<String> {
+        let mut text = "curve,method,at,divergence,proxy,win_rate,interval_low,interval_high,gold_score\n".to_owned();
+        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        for Measured { curve, values, .. } in &self.curves {
+            for (point, value) in curve.points.iter().zip(values) {
+                let [low, high] = value.interval.map_or([None; 2], |ends| ends.map(Some)).map(number);
+                let cells = [value.proxy, value.win_rate, value.gold_score].map(number);
+                let [proxy, win_rate, gold_score] = cells;
+                let (method, at, divergence) = (&point.method, &point.at, number(point.divergence));
+                let _ = writeln!(text, "{},{method},{at},{divergence},{proxy},{win_rate},{low},{high},{gold_score}", curve.label);
+            }
+        }
+        (!self.curves.is_empty()).then_some(text)
+    }
+}
+
+impl Values {
+    fn of(model: &Repetitions<'_>, board: &Leaderboard) -> Self {
+        let row = (0..board.len()).find(|row| board.text("model", *row) == Some(model.name));
+        let number = |column: &str| board.number(column, row?);
+        Self {
+            proxy: number("mean_reward"),
+            win_rate: number("win_rate"),
+            interval: number("interval_low").zip(number("interval_high")).map(<[f64; 2]>::from),
+            gold_score: mean(model, gold_scores),
         }
     }
-    curves
 }
 
-/// The model that everything starts from.
-fn start() -> impl Iterator<Item = Point> {
-    std::iter::once(Point { divergence: 0.0, method: "sft".to_owned() })
+impl Measured {
+    /// The peaks in words.
+    fn told(&self) -> String {
+        let told = |what: &str, unit: &str, found: &Option<Peak>, height: fn(&Values) -> Option<f64>| {
+            let found = found.as_ref()?;
+            let name = &self.curve.points[found.at];
+            let top = significant(height(&self.values[found.at])?);
+            let place = match (found.at, self.curve.axis) {
+                (0, _) => "at the start".to_owned(),
+                (_, "") => format!("with {}", name.method),
+                (_, "n") => format!("at n = {}", name.at),
+                (_, axis) => format!("after {} {axis}", name.at),
+            };
+            let difference = |difference: &CrossedMean| {
+                let ends = difference.interval.map(|[low, high]| format!(" ({} to {})", significant(low), significant(high)));
+                format!("{}{}", significant(difference.mean), ends.unwrap_or_default())
+            };
+            let rise = match &found.rise {
+                None => String::new(),
+                Some(rise) if found.rises() => format!(", {} above the start", difference(rise)),
+                Some(rise) => format!(", {} above the start, which may be chance", difference(rise)),
+            };
+            let fall = match &found.fall {
+                None => "; it is the last point: no fall is seen".to_owned(),
+                Some(fall) if found.falls() => format!(" and {} above the end: it falls", difference(fall)),
+                Some(fall) => format!(" and {} above the end, which may be chance", difference(fall)),
+            };
+            Some(format!("The {what} is highest {place}: {top}{unit}{rise}{fall}."))
+        };
+        let ends = self.values.first().and_then(|first| first.proxy).zip(self.values.last().and_then(|last| last.proxy));
+        let proxy = ends.map(|(first, last)| format!("The proxy goes from {} to {}.", significant(first), significant(last)));
+        let sentences = [
+            told("win rate", " %", &self.win_rate, |values| values.win_rate),
+            told("judges' score", "", &self.gold_score, |values| values.gold_score),
+            proxy,
+        ];
+        sentences.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    fn table(&self) -> Table {
+        let headers = ["Model", self.curve.axis, "KL (nats)", "Proxy", "Win rate (%)", "95 % interval", "Judges' score"];
+        let align = |place| if place == 0 { Align::Left } else { Align::Right };
+        let columns = headers.iter().enumerate().map(|(place, header)| ((*header).to_owned(), align(place))).collect();
+        let row = |(point, values): (&Point, &Values)| {
+            let number = |value: Option<f64>| value.map(significant).unwrap_or_default();
+            let ends = values.interval.map(|[low, high]| format!("{} – {}", fixed(low, 1), fixed(high, 1)));
+            vec![
+                point.method.clone(),
+                point.at.clone(),
+                number(point.divergence),
+                number(values.proxy),
+                values.win_rate.map(|rate| fixed(rate, 1)).unwrap_or_default(),
+                ends.unwrap_or_default(),
+                number(values.gold_score),
+            ]
+        };
+        Table::new(columns, self.curve.points.iter().zip(&self.values).map(row).collect())
+    }
 }
 
-/// The divergence at the end of a method's learning, the mean over its repetitions; `None` when it recorded none.
-fn divergence(run: &RunFiles, method: &str) -> Option<f64> {
-    let stage = format!("learn-{method}");
-    let of_method = run.scalars.iter().filter(|(name, _)| split_seed(name).0 == stage);
-    let last = |scalars: &std::collections::BTreeMap<String, std::collections::BTreeMap<u64, f64>>| {
-        let kl = scalars.iter().find(|(name, _)| name.rsplit('/').next() == Some("kl"))?.1;
-        kl.values().next_back().copied()
-    };
-    let all: Vec<f64> = of_method.map(|(_, scalars)| last(scalars)).collect::<Option<_>>()?;
-    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+/// How often the model's answer is better, in percent, by instruction.
+fn win_percents(model: &ModelFiles) -> BTreeMap<&str, f64> {
+    p_wins(model).into_iter().map(|(id, p)| (id, 100.0 * p)).collect()
+}
+
+/// The score that the judge gave the model's answer, by instruction; only where judges give scores.
+fn gold_scores(model: &ModelFiles) -> BTreeMap<&str, f64> {
+    let score = |judgement: &farmhand_core::types::Judgement| judgement.annotation()?.scores.map(|[_, second]| second);
+    model.judgements.iter().filter_map(|judged| Some((judged.comparison.instruction.id.as_str(), score(judged)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use farmhand_core::types::{Annotation, Comparison, Instruction, Judgement, Preference};
 
     use super::*;
     use crate::fixture::{metric, report_of};
-    use crate::leaderboard::Entry;
+    use crate::leaderboard::{Entry, entries_of};
 
-    fn run(config: &str) -> RunFiles {
-        let kl = |end: f64| BTreeMap::from([("ppo/kl".to_owned(), BTreeMap::from([(0, 0.0), (19, end)]))]);
-        let scalars =
-            [("learn-ppo_1@0", 1.0), ("learn-ppo_1@1", 3.0), ("learn-ppo_2@0", 7.0), ("learn-ppo_2@1", 9.0), ("sft", 5.0)];
+    /// PPO that is better after 10 steps and worse in the end than in the beginning, while its reward rises.
+    fn run(with_reward: bool) -> RunFiles {
+        let config = "[methods.ppo]\ncheckpoint_every = 10\n[methods.ppo.learner.ppo]\nsteps = 30\n";
+        let kl = BTreeMap::from([("ppo/kl".to_owned(), BTreeMap::from([(0, 0.0), (10, 4.0), (20, 9.0), (29, 16.0)]))]);
+        let model = |name: &str, won: usize, reward: f64| {
+            let judgement = |index: usize| {
+                let comparison = Comparison::new(Instruction::new(format!("Question {index}"), None), "a", "b");
+                let (preference, score) =
+                    if index * 7919 % 500 < won { (Preference::Second, 1.0) } else { (Preference::First, 0.0) };
+                let annotation = Annotation { scores: Some([0.5, score]), ..Annotation::new("judge", preference) };
+                Judgement::new(comparison, Ok(annotation))
+            };
+            let mut reports = report_of(name, won as f64 / 5.0, 2.0, 40.0);
+            reports[1].metrics.extend(with_reward.then(|| metric("mean_reward", reward)));
+            ModelFiles { method: name.into(), reports, judgements: (0..500).map(judgement).collect(), ..ModelFiles::default() }
+        };
         RunFiles {
             config: Some(config.to_owned()),
-            scalars: scalars.into_iter().map(|(stage, end)| (stage.to_owned(), kl(end))).collect(),
+            scalars: BTreeMap::from([("learn-ppo".to_owned(), kl)]),
+            models: vec![model("ppo", 150, 4.0), model("ppo.10", 330, 2.0), model("ppo.20", 260, 3.0), model("sft", 250, 1.0)],
             ..RunFiles::default()
         }
     }
 
-    const CONFIG: &str = "[methods.b4.policy.best_of_n]\nn = 4\n[methods.b1.policy.best_of_n]\nn = 1\n\
-        [methods.ppo_1.learner.ppo]\nsteps = 20\n[methods.ppo_2]\ninit = \"ppo_1\"\n[methods.ppo_2.learner.ppo]\nsteps = 20\n\
-        [methods.alone.learner.dpo]\nbeta = 0.1\n";
+    fn found(run: &RunFiles) -> OverOptimisation {
+        let board = Leaderboard::from_entries(&entries_of(run)).expect("made");
+        OverOptimisation::of(run, &board)
+    }
 
     #[test]
-    fn best_of_n_and_chains_of_methods_make_curves() {
-        let curves = curves(&run(CONFIG));
-        let shape: Vec<(&str, Vec<(&str, f64)>)> = curves
-            .iter()
-            .map(|(label, points)| (label.as_str(), points.iter().map(|p| (p.method.as_str(), p.divergence)).collect()))
-            .collect();
-        let four = 4_f64.ln() - 0.75;
-        assert_eq!(
-            shape,
-            [
-                ("best of n", vec![("sft", 0.0), ("b1", 0.0), ("b4", four)]),
-                ("ppo_1", vec![("sft", 0.0), ("ppo_1", 2.0), ("ppo_2", 8.0)]),
-            ]
-        );
-        assert!(super::curves(&run("[methods.ppo_1.learner.ppo]\nsteps = 1\n")).is_empty());
+    fn the_peak_and_the_fall_after_it_are_told_with_numbers() {
+        let page = found(&run(true)).html().expect("a curve");
+        assert!(page.contains("The win rate is highest after 10 steps: 66.00 %, 16.00 ("), "{page}");
+        assert!(page.contains("and 36.00 (") && page.contains("above the end: it falls."), "{page}");
+        assert!(page.contains("The judges&#39; score is highest after 10 steps: 0.6600"), "{page}");
+        assert!(page.contains("The proxy goes from 1.000 to 4.000."), "{page}");
+        let csv = found(&run(true)).csv().expect("a curve");
+        assert_eq!(csv.lines().nth(2).and_then(|line| line.split(',').nth(2)), Some("10"), "{csv}");
+        assert_eq!(csv.lines().count(), 1 + 4);
     }
 
     #[test]
     fn a_chart_needs_both_the_proxy_and_the_gold() {
-        let entry = |model: &str, with_reward: bool| {
-            let mut reports = report_of(model, 55.0, 1.0, 40.0);
-            reports[1].metrics.extend(with_reward.then(|| metric("mean_reward", 0.5)));
-            Entry { run: "r".into(), model: model.into(), reports }
-        };
-        let board = |with_reward: bool| {
-            let entries: Vec<Entry> = ["sft", "b1", "b4", "ppo_1", "ppo_2"].map(|model| entry(model, with_reward)).into();
-            Leaderboard::from_entries(&entries).expect("made")
-        };
-        assert!(!over_optimisation(&run(CONFIG), &board(true)).is_empty());
-        assert!(over_optimisation(&run(CONFIG), &board(false)).is_empty());
+        assert!(!found(&run(true)).chart().is_empty());
+        assert!(found(&run(false)).chart().is_empty());
+    }
+
+    #[test]
+    fn a_curve_with_a_point_that_was_not_evaluated_is_left_out() {
+        let mut run = run(true);
+        run.models.retain(|model| model.method != "sft");
+        assert!(found(&run).html().is_none() && found(&run).csv().is_none());
+        let entry = Entry { run: "r".into(), model: "sft".into(), reports: report_of("sft", 50.0, 1.0, 40.0) };
+        let board = Leaderboard::from_entries(&[entry]).expect("made");
+        assert!(OverOptimisation::of(&run, &board).chart().is_empty());
     }
 }
