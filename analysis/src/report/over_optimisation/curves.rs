@@ -163,7 +163,9 @@ mod tests {
         }
     }
 
-    fn shape(run: &RunFiles) -> Vec<(String, Vec<(String, String, f64)>)> {
+    type Shape = (String, Vec<(String, String, f64)>);
+
+    fn shape(run: &RunFiles) -> Vec<Shape> {
         let point = |p: &Point| (p.method.clone(), p.at.clone(), p.divergence.expect("recorded"));
         curves(run).iter().map(|curve| (curve.label.clone(), curve.points.iter().map(point).collect())).collect()
     }

@@ -10,6 +10,8 @@ mod curves;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use farmhand_core::types::Judgement;
+
 use self::curves::{Curve, Point, curves};
 use crate::charts::{Curves, Panel, Series};
 use crate::crossed::CrossedMean;
@@ -32,7 +34,7 @@ struct Measured {
     values: Vec<Values>,
     /// The peak of the win rate, in percent.
     win_rate: Option<Peak>,
-    /// The peak of the judges' score.
+    /// The peak of the judges' score above the reference's.
     gold_score: Option<Peak>,
 }
 
@@ -48,12 +50,13 @@ impl OverOptimisation {
     /// The curves on which every point was evaluated; none in most runs.
     pub(super) fn of(run: &RunFiles, board: &Leaderboard) -> Self {
         let methods = run.by_method();
+        let with_scores = judges_give_scores(run);
         let measured = |curve: Curve| {
             let model = |point: &Point| methods.iter().find(|method| method.name == point.method);
             let models: Vec<&Repetitions<'_>> = curve.points.iter().map(model).collect::<Option<_>>()?;
-            let values = models.iter().map(|model| Values::of(model, board)).collect();
-            let (win_rate, gold_score) = (peak(&models, win_percents), peak(&models, gold_scores));
-            Some(Measured { curve, values, win_rate, gold_score })
+            let values = models.iter().map(|model| Values::of(model, board, with_scores)).collect();
+            let gold_score = if with_scores { peak(&models, gold_scores) } else { None };
+            Some(Measured { curve, values, win_rate: peak(&models, win_percents), gold_score })
         };
         Self { curves: curves(run).into_iter().filter_map(measured).collect() }
     }
@@ -79,7 +82,7 @@ impl OverOptimisation {
         if proxy.series.is_empty() || gold.series.is_empty() {
             return Curves::new([]);
         }
-        Curves::new([proxy, gold, panel("Gold", "Mean score by the judges", |values| values.gold_score)])
+        Curves::new([proxy, gold, panel("Gold", "Judges' score above the reference", |values| values.gold_score)])
     }
 
     /// What the page says: for each curve the peak, the fall after it, and the numbers; nothing without a curve.
@@ -89,7 +92,7 @@ impl OverOptimisation {
         }
         let mut body =
             "<p>The proxy is the reward model that is optimised, the gold the judges of the evaluation: their win rate, and \
-             the mean score they give where they give one. Differences are paired, on the same instructions and seeds; a peak is \
+             where they give scores, the score of the model's answer above that of the reference's. Differences are paired, on the same instructions and seeds; a peak is \
              picked because it is the highest point, so the intervals of its differences are wide enough to hold for all points \
              of its curve together.</p>\n"
                 .to_owned();
@@ -118,14 +121,14 @@ impl OverOptimisation {
 }
 
 impl Values {
-    fn of(model: &Repetitions<'_>, board: &Leaderboard) -> Self {
+    fn of(model: &Repetitions<'_>, board: &Leaderboard, with_scores: bool) -> Self {
         let row = (0..board.len()).find(|row| board.text("model", *row) == Some(model.name));
         let number = |column: &str| board.number(column, row?);
         Self {
             proxy: number("mean_reward"),
             win_rate: number("win_rate"),
             interval: number("interval_low").zip(number("interval_high")).map(<[f64; 2]>::from),
-            gold_score: mean(model, gold_scores),
+            gold_score: if with_scores { mean(model, gold_scores) } else { None },
         }
     }
 }
@@ -170,7 +173,15 @@ impl Measured {
     }
 
     fn table(&self) -> Table {
-        let headers = ["Model", self.curve.axis, "KL (nats)", "Proxy", "Win rate (%)", "95 % interval", "Judges' score"];
+        let headers = [
+            "Model",
+            self.curve.axis,
+            "KL (nats)",
+            "Proxy",
+            "Win rate (%)",
+            "95 % interval",
+            "Judges' score (above the reference)",
+        ];
         let align = |place| if place == 0 { Align::Left } else { Align::Right };
         let columns = headers.iter().enumerate().map(|(place, header)| ((*header).to_owned(), align(place))).collect();
         let row = |(point, values): (&Point, &Values)| {
@@ -195,10 +206,21 @@ fn win_percents(model: &ModelFiles) -> BTreeMap<&str, f64> {
     p_wins(model).into_iter().map(|(id, p)| (id, 100.0 * p)).collect()
 }
 
-/// The score that the judge gave the model's answer, by instruction; only where judges give scores.
+/// Whether a judge of the run gave scores beside verdicts.
+fn judges_give_scores(run: &RunFiles) -> bool {
+    let scored = |judged: &Judgement| judged.annotation().is_some_and(|annotation| annotation.scores.is_some());
+    run.models.iter().any(|model| model.judgements.iter().any(scored))
+}
+
+/// By how much the judge scored the model's answer above the reference's, by instruction; only where judges give scores. Equal
+/// answers, which nobody has to judge, score alike.
 fn gold_scores(model: &ModelFiles) -> BTreeMap<&str, f64> {
-    let score = |judgement: &farmhand_core::types::Judgement| judgement.annotation()?.scores.map(|[_, second]| second);
-    model.judgements.iter().filter_map(|judged| Some((judged.comparison.instruction.id.as_str(), score(judged)?))).collect()
+    let above = |judgement: &Judgement| {
+        let comparison = &judgement.comparison;
+        let equal = (comparison.output_1 == comparison.output_2).then_some(0.0);
+        equal.or_else(|| judgement.annotation()?.scores.map(|[reference, model]| model - reference))
+    };
+    model.judgements.iter().filter_map(|judged| Some((judged.comparison.instruction.id.as_str(), above(judged)?))).collect()
 }
 
 #[cfg(test)]
@@ -243,7 +265,7 @@ mod tests {
         let page = found(&run(true)).html().expect("a curve");
         assert!(page.contains("The win rate is highest after 10 steps: 66.00 %, 16.00 ("), "{page}");
         assert!(page.contains("and 36.00 (") && page.contains("above the end: it falls."), "{page}");
-        assert!(page.contains("The judges&#39; score is highest after 10 steps: 0.6600"), "{page}");
+        assert!(page.contains("The judges&#39; score is highest after 10 steps: 0.1600"), "{page}");
         assert!(page.contains("The proxy goes from 1.000 to 4.000."), "{page}");
         let csv = found(&run(true)).csv().expect("a curve");
         assert_eq!(csv.lines().nth(2).and_then(|line| line.split(',').nth(2)), Some("10"), "{csv}");
