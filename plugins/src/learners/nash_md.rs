@@ -161,16 +161,16 @@ fn gain_loss(batch: &RolloutBatch, advantages: &Tensor, micro: &MicroBatch<'_>) 
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, NoEvents, RecordedEvents};
-    use farmhand_models::{BatchLayout, LoraConfig};
+    use farmhand_models::LoraConfig;
     use tch::Kind;
 
     use super::*;
     use crate::rl::reward_shaping::MissingEnd;
     use crate::testing::{
-        Constant, LikesE, PrefersE, SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, first_and_last,
-        instructions, learn_from_judges, learn_to_like_e, lively_checkpoint, small_lora, take_gradients, tiny_checkpoint,
+        Constant, LikesE, PrefersE, Stage, assert_resumes_exactly, assert_same_step_however_split, fast_optim, first_and_last,
+        instructions, learn_from_judges, learn_to_like_e, lively_checkpoint, small_lora, split_step, tiny_checkpoint,
     };
-    use crate::training::{micro_step, step_totals};
+    use crate::training::step_totals;
 
     fn config() -> NashMdConfig {
         let rollouts = RolloutOptions {
@@ -228,9 +228,7 @@ mod tests {
     fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         let stage = Stage::new();
         let (init, instructions, ctx) = (tiny_checkpoint(&stage), instructions(8), stage.context(&NoEvents));
-        let gradients = |layout, size, tokens| {
-            let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-            let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+        assert_same_step_however_split(1e-5, |passes| {
             let config = NashMdConfig { passes, ..config() };
             let options = (&config.rollouts, &config.passes);
             let models = OnPolicyModels::load(&init, None, false, &instructions, options, &ctx).expect("loaded");
@@ -241,20 +239,9 @@ mod tests {
             let gains = [0.5, -0.5, 0.3, 0.0, 0.1, -0.2, 0.4, -0.1];
             let weights = advantages(&gains, &(&batch.mask * 0.3), &batch.mask, 0.1);
             let totals = step_totals(&sampler, &records, &rows);
-            let mut loss = |micro: &MicroBatch<'_>| gain_loss(&batch, &weights, micro);
-            let mut total = 0.0;
-            for group in sampler.passes.micro_batching(tch::Device::Cpu).groups(&records, &rows) {
-                let (told, _) = micro_step(&sampler, &records, &group, totals, rows.len(), &mut loss).expect("run");
-                total += told.double_value(&[0]);
-            }
-            (total, take_gradients(&models.policy.trained()))
-        };
-        let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
-        for (layout, size, tokens) in SPLITS {
-            let (same_loss, same) = gradients(layout, size, tokens);
-            assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} {same_loss}");
-            assert_same_gradients(&same, &expected, 1e-5);
-        }
+            let loss = |micro: &MicroBatch<'_>| gain_loss(&batch, &weights, micro);
+            split_step(&sampler, &records, &rows, totals, loss)
+        });
     }
 
     #[test]

@@ -171,15 +171,15 @@ fn return_loss(reduction: Reduction, batch: &RolloutBatch, returns: &Tensor, mic
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, NoEvents, RecordedEvents};
-    use farmhand_models::{BatchLayout, LoraConfig};
+    use farmhand_models::LoraConfig;
 
     use super::*;
     use crate::rl::advantage::per_token;
     use crate::testing::{
-        Constant, SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, first_and_last, instructions,
-        learn_from_prompts, learn_to_like_e, lively_checkpoint, small_lora, take_gradients, tiny_checkpoint,
+        Constant, Stage, assert_resumes_exactly, assert_same_step_however_split, fast_optim, first_and_last, instructions,
+        learn_from_prompts, learn_to_like_e, lively_checkpoint, small_lora, split_step, tiny_checkpoint,
     };
-    use crate::training::{micro_step, step_totals};
+    use crate::training::step_totals;
 
     fn config() -> RemaxConfig {
         let rollouts = RolloutOptions {
@@ -218,9 +218,7 @@ mod tests {
         let stage = Stage::new();
         let (init, instructions, ctx) = (tiny_checkpoint(&stage), instructions(8), stage.context(&NoEvents));
         for reduction in [Reduction::TokenMean, Reduction::SeqSum] {
-            let gradients = |layout, size, tokens| {
-                let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-                let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+            assert_same_step_however_split(1e-5, |passes| {
                 let config = RemaxConfig { passes, ..config() };
                 let options = (&config.rollouts, &config.passes);
                 let models = OnPolicyModels::load(&init, None, false, &instructions, options, &ctx).expect("loaded");
@@ -230,20 +228,9 @@ mod tests {
                 let (batch, _) = sampler.roll_out(&records, &vec![vec![rows.clone()]], None, None).expect("measured");
                 let returns = per_token(&[1.0, -0.5, 0.3, 0.0, 2.0, -1.0, 0.1, 0.7], &batch.mask);
                 let totals = step_totals(&sampler, &records, &rows);
-                let mut loss = |micro: &MicroBatch<'_>| return_loss(reduction, &batch, &returns, micro);
-                let mut total = 0.0;
-                for rows in sampler.passes.micro_batching(tch::Device::Cpu).groups(&records, &rows) {
-                    let (told, _) = micro_step(&sampler, &records, &rows, totals, 8, &mut loss).expect("run");
-                    total += told.double_value(&[0]);
-                }
-                (total, take_gradients(&models.policy.trained()))
-            };
-            let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
-            for (layout, size, tokens) in SPLITS {
-                let (same_loss, same) = gradients(layout, size, tokens);
-                assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} {same_loss}");
-                assert_same_gradients(&same, &expected, 1e-5);
-            }
+                let loss = |micro: &MicroBatch<'_>| return_loss(reduction, &batch, &returns, micro);
+                split_step(&sampler, &records, &rows, totals, loss)
+            });
         }
     }
 

@@ -207,15 +207,14 @@ fn sequence_losses(
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, NoEvents, RecordedEvents};
-    use farmhand_models::{BatchLayout, LoraConfig};
+    use farmhand_models::LoraConfig;
 
     use super::*;
     use crate::rl::reduction::StepTotals;
     use crate::testing::{
-        Constant, SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, first_and_last, instructions,
-        learn_from_prompts, learn_to_like_e, lively_checkpoint, small_lora, take_gradients, tiny_checkpoint,
+        Constant, Stage, assert_resumes_exactly, assert_same_step_however_split, fast_optim, first_and_last, instructions,
+        learn_from_prompts, learn_to_like_e, lively_checkpoint, small_lora, split_step, tiny_checkpoint,
     };
-    use crate::training::micro_step;
 
     fn config() -> RlooConfig {
         let rollouts = RolloutOptions {
@@ -275,9 +274,7 @@ mod tests {
         let (init, instructions, ctx) = (tiny_checkpoint(&stage), instructions(6), stage.context(&NoEvents));
         let advantages = [1.0, -0.5, 0.3, 0.0, 2.0, -1.0, 0.1, 0.7];
         for ratio in [ResponseRatio::None, CLIPPED] {
-            let gradients = |layout, size, tokens| {
-                let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-                let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+            assert_same_step_however_split(1e-5, |passes| {
                 let config = RlooConfig { passes, ..config() };
                 let options = (&config.rollouts, &config.passes);
                 let models = OnPolicyModels::load(&init, None, false, &instructions, options, &ctx).expect("loaded");
@@ -285,21 +282,9 @@ mod tests {
                 let sampled = sampler.sample(0, 2, &ctx).expect("sampled");
                 let old = [-40.0; 8];
                 let totals = StepTotals::of(&sampled.lengths());
-                let mut loss = |micro: &MicroBatch<'_>| response_loss(ratio, &advantages, &old, micro);
-                let mut total = 0.0;
-                let groups = sampler.passes.micro_batching(tch::Device::Cpu).groups(&sampled.records, &[7, 6, 5, 4, 3, 2, 1, 0]);
-                for rows in groups {
-                    let (told, _) = micro_step(&sampler, &sampled.records, &rows, totals, 8, &mut loss).expect("run");
-                    total += told.double_value(&[0]);
-                }
-                (total, take_gradients(&models.policy.trained()))
-            };
-            let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
-            for (layout, size, tokens) in SPLITS {
-                let (same_loss, same) = gradients(layout, size, tokens);
-                assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} {same_loss}");
-                assert_same_gradients(&same, &expected, 1e-5);
-            }
+                let loss = |micro: &MicroBatch<'_>| response_loss(ratio, &advantages, &old, micro);
+                split_step(&sampler, &sampled.records, &[7, 6, 5, 4, 3, 2, 1, 0], totals, loss)
+            });
         }
     }
 

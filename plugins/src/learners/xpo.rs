@@ -154,14 +154,14 @@ fn optimistic_losses(link: PairwiseLink, ratios: &LogRatios, of_reference: &Tens
 #[cfg(test)]
 mod tests {
     use farmhand_core::{ErrorKind, NoEvents, RecordedEvents};
-    use farmhand_models::{BatchLayout, LoraConfig};
+    use farmhand_models::LoraConfig;
 
     use super::*;
     use crate::testing::{
-        Constant, LikesE, PrefersE, SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, first_and_last,
-        instructions, learn_from_judges, learn_to_like_e, lively_checkpoint, small_lora, take_gradients, tiny_checkpoint,
+        Constant, LikesE, PrefersE, Stage, assert_resumes_exactly, assert_same_step_however_split, fast_optim, first_and_last,
+        instructions, learn_from_judges, learn_to_like_e, lively_checkpoint, small_lora, split_step, tiny_checkpoint,
     };
-    use crate::training::{Verdicts, micro_step, step_totals};
+    use crate::training::{Verdicts, step_totals};
 
     fn config() -> XpoConfig {
         let rollouts = RolloutOptions {
@@ -216,9 +216,7 @@ mod tests {
     fn loss_and_gradients_do_not_depend_on_layout_and_micro_batches() {
         let stage = Stage::new();
         let (init, instructions, ctx) = (tiny_checkpoint(&stage), instructions(8), stage.context(&NoEvents));
-        let gradients = |layout, size, tokens| {
-            let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-            let passes = PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() };
+        assert_same_step_however_split(1e-5, |passes| {
             let config = XpoConfig { passes, alpha: 0.01, ..config() };
             let options = (&config.rollouts, &config.passes);
             let models = OnPolicyModels::load(&init, None, true, &instructions, options, &ctx).expect("loaded");
@@ -231,20 +229,9 @@ mod tests {
             let pairs = JudgedPairs::new(&sampler, reference, [&own, &others], &verdicts, 0, &ctx).expect("measured");
             let rows: Vec<usize> = (0..pairs.records.len()).rev().collect();
             let totals = step_totals(&sampler, &pairs.records, &rows);
-            let mut loss = |micro: &MicroBatch<'_>| pair_loss(&config, &pairs, micro);
-            let mut total = 0.0;
-            for group in sampler.passes.micro_batching(tch::Device::Cpu).groups(&pairs.records, &rows) {
-                let (told, _) = micro_step(&sampler, &pairs.records, &group, totals, rows.len(), &mut loss).expect("run");
-                total += told.double_value(&[0]);
-            }
-            (total, take_gradients(&models.policy.trained()))
-        };
-        let (loss, expected) = gradients(BatchLayout::Padded, 8, 4096);
-        for (layout, size, tokens) in SPLITS {
-            let (same_loss, same) = gradients(layout, size, tokens);
-            assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} {same_loss}");
-            assert_same_gradients(&same, &expected, 1e-5);
-        }
+            let loss = |micro: &MicroBatch<'_>| pair_loss(&config, &pairs, micro);
+            split_step(&sampler, &pairs.records, &rows, totals, loss)
+        });
     }
 
     #[test]

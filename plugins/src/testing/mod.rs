@@ -1,5 +1,7 @@
 //! What the tests of this crate share: a tiny model with its tokenizer, contexts, interruption.
 
+mod splits;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -19,6 +21,9 @@ use farmhand_models::{
 use tch::Tensor;
 use tempfile::TempDir;
 
+pub(crate) use self::splits::{
+    SPLITS, assert_same_gradients, assert_same_however_split, assert_same_step_however_split, split_step, take_gradients,
+};
 use crate::reward_models::LikelihoodConfig;
 use crate::training::{PassOptions, Record};
 
@@ -345,32 +350,6 @@ pub(crate) fn assert_same_bytes<C>(options: &[C], run: impl Fn(&C, &RunContext<'
     assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
 }
 
-/// Ways to split the records of a step over forward passes: layout, records and tokens at most.
-pub(crate) const SPLITS: [(BatchLayout, usize, usize); 6] = [
-    (BatchLayout::Packed, 8, 4096),
-    (BatchLayout::Packed, 3, 4096),
-    (BatchLayout::Packed, 8, 30),
-    (BatchLayout::Packed, 1, 4096),
-    (BatchLayout::Padded, 3, 4096),
-    (BatchLayout::Padded, 8, 30),
-];
-
-/// Runs one step of 8 records with each of [`SPLITS`]; loss and gradients must be those of one padded pass, the gradients up to
-/// `tolerance` of the largest entry. `run` adds the gradient and gives the loss.
-pub(crate) fn assert_same_however_split(model: &LanguageModel, tolerance: f64, run: impl Fn(&PassOptions) -> f64) {
-    let gradients = |(layout, size, tokens): (BatchLayout, usize, usize)| {
-        let (micro_batch_size, micro_batch_tokens) = (Some(size), Some(tokens));
-        let loss = run(&PassOptions { layout, micro_batch_size, micro_batch_tokens, ..PassOptions::default() });
-        (loss, take_gradients(&model.trained()))
-    };
-    let (loss, expected) = gradients((BatchLayout::Padded, 8, 4096));
-    for split in SPLITS {
-        let (same_loss, same) = gradients(split);
-        assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{loss} and {same_loss} with {split:?}");
-        assert_same_gradients(&same, &expected, tolerance);
-    }
-}
-
 /// Lets a learner learn without reward model, annotator and reference; what it learns from is held out too.
 pub(crate) fn learn_from(
     config: &dyn LearnerConfig,
@@ -432,25 +411,4 @@ pub(crate) fn moved(from: &Checkpoint, to: &Checkpoint) -> Vec<String> {
     let (mut from, mut to) = (read(from), read(to));
     let bits = |file: &mut SafetensorsFile, name: &str| file.read(name).expect("there").view_dtype(tch::Kind::Int);
     from.names().into_iter().filter(|name| bits(&mut from, name) != bits(&mut to, name)).collect()
-}
-
-/// The gradients of some parameters, which are then cleared.
-pub(crate) fn take_gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {
-    let take = |(_, tensor): &(String, Tensor)| {
-        let gradient = if tensor.grad().defined() { tensor.grad().copy() } else { tensor.zeros_like() };
-        tensor.shallow_clone().zero_grad();
-        gradient.detach()
-    };
-    parameters.iter().map(take).collect()
-}
-
-/// Whether two lists of tensors are the same up to `tolerance` of the largest entry.
-pub(crate) fn assert_same_gradients(got: &[Tensor], expected: &[Tensor], tolerance: f64) {
-    let largest = |tensors: &mut dyn Iterator<Item = Tensor>| {
-        tensors.map(|tensor| tensor.abs().max().double_value(&[])).fold(0.0, f64::max)
-    };
-    let scale = largest(&mut expected.iter().map(Tensor::shallow_clone));
-    assert!(scale > 0.0, "there is no gradient");
-    let difference = largest(&mut got.iter().zip(expected).map(|(a, b)| a - b));
-    assert!(difference <= tolerance * scale, "gradients differ by {difference}, the largest is {scale}");
 }
