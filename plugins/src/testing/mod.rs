@@ -18,14 +18,13 @@ use farmhand_models::{
     BatchLayout, Ending, LanguageModel, LlamaOptions, LoraConfig, ModelConfig, OptimConfig, PromptFormat, SafetensorsFile,
     Schedule, TextCodec, TokenBatch, Tokenizer, selected_log_probs_no_grad, train_bpe, write_checkpoint,
 };
-use tch::Tensor;
 use tempfile::TempDir;
 
 pub(crate) use self::splits::{
     SPLITS, assert_same_gradients, assert_same_however_split, assert_same_step_however_split, split_step, take_gradients,
 };
 use crate::reward_models::LikelihoodConfig;
-use crate::training::{PassOptions, Record};
+use crate::training::Record;
 
 /// A stage in a temporary folder.
 pub(crate) struct Stage {
