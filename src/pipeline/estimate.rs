@@ -20,7 +20,7 @@ pub struct EstimateOptions {
     pub rank: usize,
     /// Tokens in one forward pass.
     pub tokens: usize,
-    /// Sequences that PPO samples at a time.
+    /// Sequences that are sampled at a time.
     pub rows: usize,
     /// Prompt and answer of a sampled sequence together, in tokens.
     pub length: usize,
@@ -29,7 +29,8 @@ pub struct EstimateOptions {
 /// One way to train, and what it takes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EstimatedTraining {
-    /// The learner.
+    /// The learner. `grpo` stands for every learner that samples responses of its own and trains a policy alone beside its reference
+    /// and the reward model: `rloo`, `remax`, `reinforce_pp`, `online_dpo`, `xpo`, `nash_md`.
     pub method: &'static str,
     /// Whether the whole model is trained, or adapters.
     pub adapters: bool,
@@ -62,10 +63,10 @@ pub fn read_model_config(path: &Path) -> Result<ModelConfig> {
     }
 }
 
-/// Every method with the whole model and with adapters, with and without checkpointing.
+/// Every kind of method with the whole model and with adapters, with and without checkpointing.
 pub fn estimate_training(config: &ModelConfig, options: &EstimateOptions) -> Vec<EstimatedTraining> {
     let mut rows = Vec::new();
-    for method in ["sft", "reward_modeling", "dpo", "ppo"] {
+    for method in ["sft", "reward_modeling", "dpo", "ppo", "grpo"] {
         for adapters in [false, true] {
             for checkpointing in [false, true] {
                 let needs = |tokens| needs(method, config, options, adapters, usize::from(checkpointing), tokens);
@@ -107,12 +108,15 @@ fn needs(
     match method {
         "reward_modeling" => MemoryNeeds::training(trained("reward model", false), trainee),
         "dpo" => MemoryNeeds::training_after_scoring(trained("policy", true), None, trainee),
-        "ppo" => {
+        "ppo" | "grpo" => {
             let mut others = vec![frozen("reward model", false)];
             others.extend((!adapters).then(|| frozen("reference", true)));
-            let (policy, value) = (trained("policy", true), trained("value model", false));
-            let value = if adapters { value.sharing_weights() } else { value };
-            MemoryNeeds::reinforcement(vec![policy, value], others, trainee, options.rows, options.length)
+            let mut models = vec![trained("policy", true)];
+            if method == "ppo" {
+                let value = trained("value model", false);
+                models.push(if adapters { value.sharing_weights() } else { value });
+            }
+            MemoryNeeds::reinforcement(models, others, trainee, options.rows, options.length)
         }
         _ => MemoryNeeds::training(trained("policy", true), trainee),
     }
@@ -160,7 +164,7 @@ mod tests {
         let config = seven_billion();
         assert_eq!(config.n_parameters(), 6_738_415_616);
         let rows = estimate_training(&config, &options);
-        assert_eq!(rows.len(), 16);
+        assert_eq!(rows.len(), 20);
         let find = |method: &str, adapters, checkpointing| {
             let is_it =
                 |row: &&EstimatedTraining| (row.method, row.adapters, row.checkpointing) == (method, adapters, checkpointing);
@@ -169,7 +173,9 @@ mod tests {
         // Weights, master copies and two moments alone: 2 + 4 + 8 bytes a parameter.
         assert!(find("sft", false, true).total_bytes > 14 * 6_738_415_616);
         assert!(rows.iter().filter(|row| !row.adapters).all(|row| !row.fits && row.most_tokens == 0));
-        assert!(["sft", "dpo", "reward_modeling", "ppo"].iter().all(|method| find(method, true, true).fits));
+        assert!(["sft", "dpo", "reward_modeling", "ppo", "grpo"].iter().all(|method| find(method, true, true).fits));
+        // Without a value model: its weights, gradients and moments are what `ppo` takes more.
+        assert!(find("grpo", false, true).total_bytes + 14 * 6_600_000_000 < find("ppo", false, true).total_bytes);
         // Two sets of weights, the policy's and the reward model's: reference and value model add none.
         let ppo = &find("ppo", true, true).parts;
         let weights: u64 = ppo.iter().filter(|(part, _)| part.ends_with("weights")).map(|(_, bytes)| bytes).sum();

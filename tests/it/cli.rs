@@ -267,7 +267,7 @@ fn bench_measures_what_a_user_gets_and_estimate_needs_no_weights() {
     let estimate = farmhand(dir.path(), &["estimate", "--model", "small", "--memory-gb", "1", "--json"]).expect_success();
     let estimate: serde_json::Value = serde_json::from_str(&estimate.stdout).expect("JSON");
     let rows = estimate["training"].as_array().expect("a list");
-    assert_eq!(rows.len(), 16);
+    assert_eq!(rows.len(), 20);
     for row in rows {
         let parts = row["parts"].as_array().expect("a list").iter().filter_map(|part| part[1].as_u64()).sum::<u64>();
         assert_eq!(row["total_bytes"].as_u64(), Some(parts), "{row}");

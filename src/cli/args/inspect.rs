@@ -96,7 +96,8 @@ Examples:
   farmhand estimate --model config.json --storage f32 --tokens 2048 --json
 
 \"most tokens\" is the largest forward pass that would fit. PPO holds a policy, a value model, a reward model and, unless
-adapters are trained, a reference of the policy's size.")]
+adapters are trained, a reference of the policy's size. `grpo` stands for every learner that samples responses of its own and
+has no value model: rloo, remax, reinforce_pp, online_dpo, xpo and nash_md hold the same models.")]
 pub struct EstimateArgs {
     /// A model folder, or a config.json; no weights are needed.
     #[arg(long)]
