@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use farmhand_annotators::tie_if_identical::TieIfIdentical;
-use farmhand_core::{AnnotatorSpec, BuildContext, ComponentKind, LearnerInputs, LearnerSpec, Result};
+use farmhand_core::{AnnotatorSpec, BuildContext, ComponentKind, LearnerInputs, LearnerSpec, Result, RunContext};
 use serde_json::json;
 
 use super::Terminal;
@@ -28,12 +28,17 @@ pub(super) fn learn(
     let init = open_model(&args.model, &args.common, &session)?;
     let reference = reference.map(|name| open_model(name, &args.common, &session)).transpose()?;
     let reward_model = open_reward_model(reward_model, &session)?;
-    let options = json!({ "learner": serde_json::to_value(&spec).expect("options are JSON"), "skip_bad_records": args.common.skip_bad_records });
+    let mut options = json!({ "learner": serde_json::to_value(&spec).expect("options are JSON"), "skip_bad_records": args.common.skip_bad_records });
+    if let Some(every) = args.checkpoint_every {
+        options["checkpoint_every"] = every.into();
+    }
     let files: Vec<_> = [Some(&args.data), args.validation.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let models: Vec<_> = [Some(&init), reference.as_ref(), reward_model.as_ref()].into_iter().flatten().collect();
     let folder = StageFolder::open(method, &args.out, &args.common, options, (&files, &models), session)?;
     let cache_dir = cache_dir();
     folder.work(|ctx, build| {
+        let stage = ctx.stage.clone().keeping_checkpoints(args.checkpoint_every);
+        let ctx = &RunContext { stage: &stage, ..*ctx };
         let (policy, cache_dir) = (Some(&init), cache_dir.as_deref());
         let build = BuildContext { policy, reward_model: reward_model.as_ref(), cache_dir, ..*build };
         let mut learner = spec.build(&build)?;

@@ -110,7 +110,7 @@ fn an_adapter_is_trained_read_where_a_model_is_and_merged_with_its_base() {
         .concat();
     std::fs::write(dir.path().join("data.jsonl"), records).expect("written");
     let train = ["sft", "--model", "base", "--data", "data.jsonl", "--out", "run", "--set", "epochs=2", "--set", "optim.lr=0.05"];
-    let lora = ["--set", "lora.rank=2", "--set", "lora.output=adapter"];
+    let lora = ["--set", "lora.rank=2", "--set", "lora.output=adapter", "--checkpoint-every", "1"];
     run(&[train.as_slice(), &lora].concat()).expect_success();
     assert!(dir.path().join("run/checkpoint/adapter_model.safetensors").is_file());
     assert!(!dir.path().join("run/checkpoint/model.safetensors").exists());
@@ -120,6 +120,9 @@ fn an_adapter_is_trained_read_where_a_model_is_and_merged_with_its_base() {
     let score = |model: &str| run(&["score", "--model", model, "--data", "data.jsonl"]).expect_success().stdout;
     assert_eq!(score("run"), score("merged"));
     assert_ne!(score("run"), score("base"));
+    // The adapter kept on the way, after the first of two steps, is a model too.
+    let kept = score("run/checkpoints/1");
+    assert!(kept != score("run") && !dir.path().join("run/checkpoints/2").exists());
 
     run(&["checkpoint", "merge", "--adapter", "run", "--out", "merged"]).expect_error(&["is not empty"], Some("new or empty"));
     run(&["checkpoint", "merge", "--adapter", "base", "--out", "x"]).expect_error(&["`base` is a whole model"], None);

@@ -187,6 +187,9 @@ pub struct LearnArgs {
     /// The folder to write to.
     #[arg(long)]
     pub out: PathBuf,
+    /// Keep the policy after every so many steps in OUT/checkpoints, beside the last one.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub checkpoint_every: Option<u64>,
     /// Common options.
     #[command(flatten)]
     pub common: Common,
