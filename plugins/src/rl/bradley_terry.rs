@@ -148,23 +148,6 @@ pub fn centring_losses(one: &Tensor, other: &Tensor) -> Tensor {
     (one + other).square()
 }
 
-/// The negative log-likelihood of rankings under Plackett and Luce (Zhu et al. 2023, <https://arxiv.org/abs/2301.11270>, the
-/// K-wise maximum likelihood): for each choice, `ln Σ_{j ∈ choice} e^(r_j) − r_first`. `rewards` `[n]`; a choice is a list of
-/// places in it, the answer that was chosen first and then those it was chosen over. Gives `[choices]`.
-pub fn choice_losses(rewards: &Tensor, choices: &[Vec<usize>]) -> Tensor {
-    let width = choices.iter().map(Vec::len).max().unwrap_or(1);
-    // Short choices repeat their first place, masked out of the sum.
-    let padded =
-        |choice: &Vec<usize>| (0..width).map(|i| choice.get(i).map_or(choice[0], |&place| place) as i64).collect::<Vec<_>>();
-    let places: Vec<i64> = choices.iter().flat_map(padded).collect();
-    let is_padding: Vec<bool> = choices.iter().flat_map(|choice| (0..width).map(|i| i >= choice.len())).collect();
-    let shape = [choices.len() as i64, width as i64];
-    let on_device = |tensor: Tensor| tensor.to_device(rewards.device());
-    let picked = rewards.index_select(0, &on_device(Tensor::from_slice(&places))).view(shape);
-    let padding = on_device(Tensor::from_slice(&is_padding)).view(shape);
-    picked.masked_fill(&padding, f64::NEG_INFINITY).logsumexp([1], false) - picked.select(1, 0)
-}
-
 /// Means over pairs of losses that were weighted: `Σ weight · loss`, a number that carries the gradient.
 pub fn weighted_sum(losses: &Tensor, weights: &[f64]) -> Tensor {
     let weights = Tensor::from_slice(weights).to_kind(losses.kind()).to_device(losses.device());
@@ -205,6 +188,9 @@ mod tests {
         assert!((losses.mean(Kind::Double).double_value(&[]) - 0.703_198_31).abs() < 1e-6);
         let centred = losses + centring_losses(&chosen, &rejected) * 0.01;
         assert!((centred.mean(Kind::Double).double_value(&[]) - 0.713_098_31).abs() < 1e-6);
+        let margins = Tensor::from_slice(&[0.5, 0.0, 0.1]);
+        let with_margins = preference_losses(&(chosen - rejected - margins), TieModel::None, 0.0);
+        assert!((with_margins.mean(Kind::Double).double_value(&[]) - 0.773_886_56).abs() < 1e-6);
     }
 
     #[test]
@@ -253,27 +239,8 @@ mod tests {
                 if model != TieModel::None {
                     slope(&|delta| model.tie_losses(delta));
                 }
-                slope(&|delta| {
-                    choice_losses(
-                        &Tensor::cat(&[delta.shallow_clone(), Tensor::from_slice(&[0.2, -0.4])], 0),
-                        &[vec![1, 0, 2], vec![0, 2]],
-                    )
-                });
             }
         }
-    }
-
-    #[test]
-    fn choices_are_plackett_luce_and_a_choice_of_two_is_bradley_terry() {
-        let sum = |rewards: &[f64], choices: &[Vec<usize>]| {
-            choice_losses(&Tensor::from_slice(rewards), choices).sum(Kind::Double).double_value(&[])
-        };
-        let ranking = [vec![0, 1, 2], vec![1, 2]];
-        assert!((sum(&[0.0, -0.4, -1.2], &ranking) - 1.049_903).abs() < 1e-6);
-        assert!((sum(&[-1.2, -0.4, 0.0], &ranking) - 2.791_817).abs() < 1e-6);
-        assert!((sum(&[-0.6, -0.775, -0.4], &ranking) - 2.016_819).abs() < 1e-6);
-        assert!((sum(&[1.2, 0.5], &[vec![0, 1]]) - 0.403_186).abs() < 1e-6);
-        assert!(sum(&[900.0, -900.0], &[vec![1, 0]]).is_finite());
     }
 
     #[test]

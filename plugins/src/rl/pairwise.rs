@@ -317,6 +317,25 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_the_better_answer_pulls_as_hard_as_one_of_the_worse_pushes() {
+        let mut pair = fixture_a();
+        pair.chosen = pair.chosen.set_requires_grad(true);
+        pair.rejected = pair.rejected.set_requires_grad(true);
+        PairwiseLink::Logistic.losses(&pair, 0.1).sum(Kind::Double).backward();
+        let slopes = [&pair.chosen, &pair.rejected].map(|d| d.grad().double_value(&[0]));
+        assert!((slopes[0] + 0.048_251).abs() < 1e-6 && (slopes[1] - 0.048_251).abs() < 1e-6, "{slopes:?}");
+        // Equal answers: h is 0 and the two gradients cancel, whatever the link of h.
+        let same = Tensor::from_slice(&[-4.0]).set_requires_grad(true);
+        let (reference, length) = (Tensor::from_slice(&[-5.0]), Tensor::from_slice(&[3.0]));
+        for link in ALL.into_iter().filter(|link| link.takes_divergence()) {
+            let ratios = LogRatios::new([&same, &same], [&reference, &reference], [&length, &length]);
+            same.shallow_clone().zero_grad();
+            link.losses(&ratios, 0.1).sum(Kind::Double).backward();
+            assert!(same.grad().double_value(&[0]).abs() < 1e-12, "{link:?}");
+        }
+    }
+
+    #[test]
     fn every_link_matches_trl_per_pair() {
         let table: [(PairwiseLink, [f64; 4]); 16] = [
             (ALL[0], [0.620_957_05, 0.744_396_66, 0.598_138_87, 0.656_350_14]),

@@ -41,29 +41,44 @@ pub fn ranking_accuracy(scores: &Tensor, lists: &[RankedPlaces]) -> Tensor {
 /// and `g_k` the largest of them (PRO, Song et al. 2023: temperatures 1/g). Rewards must then be different: at a gap
 /// of 0 an answer would dominate without any gradient.
 pub fn plackett_luce(scores: &Tensor, lists: &[RankedPlaces], gap_scale: Option<f64>) -> Tensor {
-    let width = lists.iter().map(|list| list.places.len()).max().unwrap_or(0);
-    // A row for each head: its own place first, then those of the answers behind it, then padding.
-    let (mut list_of, mut places, mut factors, mut padding) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // A choice for each head: its own place first, then those of the answers behind it.
+    let (mut list_of, mut choices, mut factors) = (Vec::new(), Vec::new(), Vec::new());
     for (number, list) in lists.iter().enumerate() {
         for head in 0..list.places.len().saturating_sub(1) {
-            list_of.push(number);
             let gap = |i: usize| gap_scale.map_or(1.0, |scale| scale * (list.rewards[head] - list.rewards[i]));
-            let largest = (head + 1..list.places.len()).map(gap).fold(0.0, f64::max);
-            let n = list.places.len() - head;
-            places.extend(&list.places[head..]);
-            factors.push(largest);
-            factors.extend((head + 1..list.places.len()).map(gap));
-            padding.extend(std::iter::repeat_n(0.0, n).chain(std::iter::repeat_n(f64::NEG_INFINITY, width - n)));
-            places.extend(std::iter::repeat_n(list.places[head], width - n));
-            factors.extend(std::iter::repeat_n(0.0, width - n));
+            let behind = head + 1..list.places.len();
+            let largest = behind.clone().map(gap).fold(0.0, f64::max);
+            list_of.push(number);
+            choices.push(list.places[head..].to_vec());
+            factors.push(std::iter::once(largest).chain(behind.map(gap)).collect());
         }
     }
-    let shape = [list_of.len() as i64, width as i64];
-    let block = |numbers: &[f64]| Tensor::from_slice(numbers).to_kind(scores.kind()).to_device(scores.device()).view(shape);
-    let logits = at(scores, &places).view(shape) * block(&factors);
-    let losses = (&logits + block(&padding)).logsumexp([-1i64].as_slice(), false) - logits.select(1, 0);
     let zeros = Tensor::zeros([lists.len() as i64], (scores.kind(), scores.device()));
-    zeros.index_add(0, &indices(&list_of, scores), &losses)
+    zeros.index_add(0, &indices(&list_of, scores), &scaled_choice_losses(scores, &choices, &factors))
+}
+
+/// The negative log-likelihood of choices under Plackett and Luce (Zhu et al. 2023, <https://arxiv.org/abs/2301.11270>, the K-wise
+/// maximum likelihood): for each, `ln Σ_{j ∈ choice} e^(s_j) − s_first`, `[choices]`, differentiable. A choice is a list of places
+/// among the `scores` `[n]`: the answer that was chosen, then those it was chosen over.
+pub fn choice_losses(scores: &Tensor, choices: &[Vec<usize>]) -> Tensor {
+    let ones: Vec<Vec<f64>> = choices.iter().map(|choice| vec![1.0; choice.len()]).collect();
+    scaled_choice_losses(scores, choices, &ones)
+}
+
+/// The same with each score of a choice multiplied by a factor of its own.
+fn scaled_choice_losses(scores: &Tensor, choices: &[Vec<usize>], factors: &[Vec<f64>]) -> Tensor {
+    let width = choices.iter().map(Vec::len).max().unwrap_or(1);
+    // Short choices repeat their first place, left out of the sum.
+    let padded = |choice: &Vec<usize>| (0..width).map(|i| choice.get(i).copied().unwrap_or(choice[0])).collect::<Vec<_>>();
+    let places: Vec<usize> = choices.iter().flat_map(padded).collect();
+    let factors: Vec<f64> =
+        factors.iter().flat_map(|of_choice| (0..width).map(|i| of_choice.get(i).copied().unwrap_or(0.0))).collect();
+    let is_padding: Vec<bool> = choices.iter().flat_map(|choice| (0..width).map(|i| i >= choice.len())).collect();
+    let shape = [choices.len() as i64, width as i64];
+    let factors = Tensor::from_slice(&factors).to_kind(scores.kind()).to_device(scores.device()).view(shape);
+    let padding = Tensor::from_slice(&is_padding).to_device(scores.device()).view(shape);
+    let logits = at(scores, &places).view(shape) * factors;
+    logits.masked_fill(&padding, f64::NEG_INFINITY).logsumexp([1i64].as_slice(), false) - logits.select(1, 0)
 }
 
 /// All pairs of unequal reward of some lists.
@@ -134,6 +149,29 @@ mod tests {
         close(pl(&[-1.2, -0.4, 0.0], &REWARDS, Some(1.0)), 3.280_258);
         // With log-ratios to a reference at β = 0.1 as scores: listwise direct preference optimisation.
         close(pl(&[0.04, -0.03, 0.0], &REWARDS, None), 1.770_617);
+        // The heads of the list one by one: the best of three, then the better of the other two.
+        let heads = |scores: &[f64], factors: &[Vec<f64>]| {
+            let choices = [vec![0, 1, 2], vec![1, 2]];
+            Vec::<f64>::try_from(scaled_choice_losses(&Tensor::from_slice(scores), &choices, factors)).expect("numbers")
+        };
+        let gaps = [vec![1.5, 0.8, 1.5], vec![0.7, 0.7]];
+        heads(&MEANS, &gaps).into_iter().zip([1.301_006, 0.832_986]).for_each(|(got, golden)| close(got, golden));
+        let ones = [vec![1.0; 3], vec![1.0; 2]];
+        heads(&MEANS, &ones).into_iter().zip([1.118_696, 0.898_123]).for_each(|(got, golden)| close(got, golden));
+    }
+
+    #[test]
+    fn a_choice_of_two_is_bradley_terry_and_ties_make_shorter_rankings() {
+        let losses = |scores: &[f64], choices: &[Vec<usize>]| {
+            Vec::<f64>::try_from(choice_losses(&Tensor::from_slice(scores), choices)).expect("numbers")
+        };
+        assert!((losses(&[1.2, 0.5], &[vec![0, 1]])[0] - 0.403_186).abs() < 1e-6);
+        assert!(losses(&[900.0, -900.0], &[vec![1, 0]])[0].is_finite());
+        let together = losses(&MEANS, &[vec![0, 1, 2], vec![1, 2]]);
+        assert!((together.iter().sum::<f64>() - pl(&MEANS, &REWARDS, None)).abs() < 1e-12);
+        // Two best answers of equal score, each chosen over the third alone.
+        let tied = losses(&MEANS, &[vec![0, 2], vec![1, 2]]);
+        assert!((tied[0] - losses(&[MEANS[0], MEANS[2]], &[vec![0, 1]])[0]).abs() < 1e-12, "{tied:?}");
     }
 
     #[test]

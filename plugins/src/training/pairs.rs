@@ -182,6 +182,7 @@ mod tests {
     use farmhand_models::LanguageModel;
 
     use super::*;
+    use crate::rl::pairwise::PairwiseLink;
     use crate::testing::{Stage, pair_records, tiny_checkpoint};
     use crate::training::PassOptions;
 
@@ -224,6 +225,18 @@ mod tests {
         let sums = Vec::<f64>::try_from(discounted_sums(&texts, &records, 0.5)).expect("numbers");
         let expected = [-12.0, -20.5, -7.25, -33.0, -12.6, -16.2, -8.775, -29.925];
         assert!(sums.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{sums:?}");
+        // The reference's, of eight and ten tokens too, and the loss at β = 0.1.
+        let reference = [-13.0, -21.0, -8.0, -31.5, -12.15, -17.55, -7.65, -27.9];
+        let halves = |numbers: &[f64]| [0, 4].map(|from| Tensor::from_slice(&numbers[from..from + 4]));
+        let ([w, l], [ref_w, ref_l]) = (halves(&sums), halves(&reference));
+        let lengths = [8.0, 10.0].map(|length: f64| w.ones_like() * length);
+        let ratios = LogRatios::new([&w, &l], [&ref_w, &ref_l], [&lengths[0], &lengths[1]]);
+        let losses = Vec::<f64>::try_from(PairwiseLink::Logistic.losses(&ratios, 0.1)).expect("numbers");
+        let golden = [0.623_273_01, 0.736_550_03, 0.603_785_29, 0.667_241_67];
+        assert!(losses.iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-6), "{losses:?}");
+        // The likelihood of the chosen answers, averaged over their tokens.
+        let [chosen, _] = [0, 1].map(|text| texts.nth(&texts.sums(), text).sum(Kind::Double).double_value(&[]));
+        assert!((-chosen / 32.0 - 2.273_437_5).abs() < 1e-9);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{LearnFrom, RewardModelingConfig};
 use crate::reward_models::ReadingRule;
-use crate::rl::bradley_terry::{MarginRule, TieModel, centring_losses, choice_losses, preference_losses, weighted_sum};
+use crate::rl::bradley_terry::{MarginRule, TieModel, centring_losses, preference_losses, weighted_sum};
 use crate::rl::pair_accuracy::{PairReport, ScoredPair};
+use crate::rl::ranked_lists::choice_losses;
 use crate::training::{Record, TokenLimit, admit, record_batch, text_places};
 
 /// Two answers of a record that are compared; places among its texts.
