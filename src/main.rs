@@ -9,10 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let _ = args::Cli::parse();
+    if let Err(code) = args::parse() {
+        return code;
+    }
     let engine = engine_path();
     let mut command = Command::new(&engine);
     command.args(std::env::args_os().skip(1));

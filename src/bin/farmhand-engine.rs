@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use farmhand::cli;
 
 fn main() -> ExitCode {
     // Before anything touches a tensor: libtorch decides once whether there is CUDA.
     farmhand_core::open_globally("libtorch_cuda.so");
     farmhand_models::silence_out_of_memory_panics();
-    let cli = cli::args::Cli::parse();
+    let cli = match cli::args::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let installed = ctrlc::set_handler(|| {
         if farmhand::pipeline::CANCEL.is_cancelled() {
             stop_at_once();

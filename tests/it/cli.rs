@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Instant;
 
+use clap::{CommandFactory, Parser};
+use farmhand::cli::args::Cli;
+
 use crate::command::{command, farmhand, fixture};
 
 fn folder() -> tempfile::TempDir {
@@ -27,6 +30,50 @@ fn help_is_immediate_and_shows_examples() {
         assert!(help.stdout.contains(&format!("  {command} ")), "no `{command}` in:\n{}", help.stdout);
         farmhand(dir.path(), &[command, "--help"]).expect_success();
     }
+}
+
+/// The lines of every command's help that show the command itself, without what is said beside them.
+fn help_examples(command: &clap::Command, found: &mut Vec<String>) {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    for line in help.lines().map(str::trim_start).filter(|line| line.starts_with("farmhand ")) {
+        let shown = line.split("  ").next().expect("the command");
+        found.push(shown.split(" > ").next().expect("the command").trim_end().to_owned());
+    }
+    for inner in command.get_subcommands() {
+        help_examples(inner, found);
+    }
+}
+
+#[test]
+fn the_examples_of_every_help_are_command_lines_that_are_understood() {
+    let mut examples = Vec::new();
+    help_examples(&Cli::command(), &mut examples);
+    assert!(examples.len() > 25, "{examples:?}");
+    for example in examples {
+        if let Err(error) = Cli::try_parse_from(example.split_whitespace()) {
+            panic!("`{example}`: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_json_where_json_is_asked_for() {
+    let dir = folder();
+    for (args, part) in [
+        (&["run", "--jsn", "--json"][..], "unexpected argument '--jsn'"),
+        (&["--json", "learn", "dpo"][..], "--model <MODEL>"),
+        (&["lern", "--json"][..], "unrecognized subcommand 'lern'"),
+        (&["estimate", "--json", "--model", "x", "--memory-gb", "much"][..], "invalid value 'much'"),
+    ] {
+        let refused = farmhand(dir.path(), args);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{}", refused.stderr);
+        let told: serde_json::Value = serde_json::from_str(&refused.stderr).expect("one JSON value");
+        assert_eq!(told["error"]["kind"], "invalid_arguments");
+        let [message, hint] = ["message", "hint"].map(|key| told["error"][key].as_str().expect("text"));
+        assert!(message.contains(part) && !message.starts_with("error") && hint.contains("--help"), "{told}");
+    }
+    farmhand(dir.path(), &["run", "--jsn"]).expect_refused("unexpected argument '--jsn'");
+    assert!(farmhand(dir.path(), &["--json", "--help"]).expect_success().stdout.contains("Examples:"));
 }
 
 #[test]

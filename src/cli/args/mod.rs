@@ -1,9 +1,10 @@
-//! The command line: every subcommand with its options and examples. Depends on clap alone, for both binaries share it:
+//! The command line: every subcommand with its options and examples. Depends on clap and serde_json alone, for both binaries share it:
 //! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does the work.
 
 mod annotate;
 mod checkpoint;
 mod inspect;
+mod parse;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use annotate::*;
 pub use checkpoint::*;
 pub use inspect::*;
+pub use parse::parse;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]
