@@ -9,8 +9,11 @@ use farmhand_core::data::{
 use farmhand_core::types::{
     Demonstration, Instruction, LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion,
 };
-use farmhand_core::{Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RunContext, Seed};
+use farmhand_core::{
+    Checkpoint, CheckpointKind, Error, Feedback, FeedbackKind, Learner, LearnerInputs, Result, RunContext, Seed,
+};
 use farmhand_models::catch_out_of_memory;
+use farmhand_plugins::training::Controls;
 
 /// Feedback of any kind, owned.
 #[derive(Debug)]
@@ -136,12 +139,22 @@ pub fn learn(learner: &mut dyn Learner, name: &str, mut inputs: LearnerInputs<'_
         return Err(Error::missing_input(format!("learner `{name}` needs an annotator")));
     }
     let lower = "lower `micro_batch_tokens`, set `checkpoint_every`, or train adapters (`lora`), where the learner has them";
+    let init = inputs.init.clone();
     let learned = catch_out_of_memory(lower, || learner.learn(inputs, ctx));
     let in_learner = |error: Error| if error.is_cancelled() { error } else { error.context(format_args!("learner `{name}`")) };
     let checkpoint = learned.map_err(in_learner)?;
     let kind = checkpoint.kind()?;
     if kind != requires.produces {
         return Err(Error::broken_contract(format!("learner `{name}` made a {kind:?}, it promised a {:?}", requires.produces)));
+    }
+    if kind == CheckpointKind::CausalLm
+        && let Some(controls) = Controls::hand_on(init.path(), checkpoint.path())?
+    {
+        ctx.events.warn(&format!(
+            "learner `{name}` goes on from a model that answers to controls, such as `{}`, and learns without them: the model keeps \
+             them, but may follow them less; the policy `conditioned` asks with them",
+            controls.best()
+        ));
     }
     Ok(checkpoint)
 }

@@ -88,13 +88,28 @@ impl Controls {
     /// When the disk refuses.
     pub fn save(&self, ctx: &RunContext<'_>) -> Result<()> {
         let kept = ctx.stage.kept_checkpoints()?.into_iter().map(|(_, dir)| dir);
-        kept.chain([ctx.stage.checkpoint_dir()]).try_for_each(|dir| self.write(&dir.join(FILE)))
+        kept.chain([ctx.stage.checkpoint_dir()]).try_for_each(|dir| self.write(&dir))
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
-        farmhand_core::run::write_atomic(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, self).map_err(|error| Error::io("write", path, error.into()))?;
-            out.write_all(b"\n").map_err(|error| Error::io("write", path, error))
+    /// Hands the controls of the model that a learner started from on to the model that it made, unless that has its own. Gives
+    /// those that were handed on: a model that goes on learning still knows what it was asked with.
+    ///
+    /// # Errors
+    /// When the controls cannot be read, or the disk refuses.
+    pub fn hand_on(from: &Path, to: &Path) -> Result<Option<Self>> {
+        if !from.join(FILE).is_file() || to.join(FILE).is_file() {
+            return Ok(None);
+        }
+        let controls = Self::load(from)?;
+        controls.write(to)?;
+        Ok(Some(controls))
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        farmhand_core::run::write_atomic(&path, |out| {
+            serde_json::to_writer_pretty(&mut *out, self).map_err(|error| Error::io("write", &path, error.into()))?;
+            out.write_all(b"\n").map_err(|error| Error::io("write", &path, error))
         })
     }
 
@@ -169,6 +184,14 @@ mod tests {
         assert_eq!(load().expect("read"), controls());
         Controls { format: 2, ..controls() }.save(&ctx).expect("saved");
         assert!(load().expect_err("newer").message().contains("format 2"));
+        // A model that goes on from it keeps them, unless it has its own.
+        controls().save(&ctx).expect("saved");
+        let next = stage.path().join("next");
+        std::fs::create_dir_all(&next).expect("made");
+        assert_eq!(Controls::hand_on(&ctx.stage.checkpoint_dir(), &next).expect("read"), Some(controls()));
+        assert_eq!(Controls::load(&next).expect("read"), controls());
+        assert_eq!(Controls::hand_on(&ctx.stage.checkpoint_dir(), &next).expect("it has some"), None);
+        assert_eq!(Controls::hand_on(stage.path(), &next).expect("there are none"), None);
     }
 
     #[test]
