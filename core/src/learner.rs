@@ -1,7 +1,7 @@
 //! The learner contract: turns a checkpoint and feedback into a better checkpoint.
 
 use crate::annotator::Annotator;
-use crate::checkpoint::{Checkpoint, CheckpointKind};
+use crate::checkpoint::{Checkpoint, CheckpointKind, FindModel};
 use crate::component::BuildContext;
 use crate::context::RunContext;
 use crate::error::{Error, Problem, Result};
@@ -226,6 +226,8 @@ pub struct LearnerInputs<'a> {
     pub reward_model: Option<&'a mut dyn RewardModel>,
     /// Present exactly when required.
     pub annotator: Option<&'a dyn Annotator>,
+    /// Finds the models that the options of components inside the learner name.
+    pub models: &'a dyn FindModel,
 }
 
 /// Turns a checkpoint and feedback into a better checkpoint.

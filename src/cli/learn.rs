@@ -60,6 +60,7 @@ pub(super) fn learn(
             validation: validation.as_ref().map(OwnedFeedback::borrow),
             reward_model: scorer.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
             annotator: annotator.as_deref(),
+            models: build.models,
         };
         run_learner(&mut *learner, method, inputs, ctx).map(|_| ())
     })?;

@@ -21,6 +21,6 @@ pub use experiment::{Experiment, pair, read_experiment, reward_model_spec};
 pub use generate::generate;
 pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
-pub use score::{ScoredRecord, score_pairs, score_records};
+pub use score::{ScoredRecord, score_pairs, score_pairs_by, score_records};
 pub use session::{CANCEL, Session, TokioExecutor};
 pub use split_data::read_options;

@@ -13,7 +13,7 @@ use farmhand_plugins::training::{MemoryNeeds, Trainee};
 use serde::Serialize;
 
 use super::base_model::llama_options;
-use super::experiment::{FeedbackStages, repetitions};
+use super::experiment::{FeedbackStages, MEASURE, TrainingOrder, repetitions, stage_name, stage_of};
 
 /// One stage of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -100,13 +100,25 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
     if made.score_for_reward_model {
         push("score-by-annotations".to_owned(), "scores and ranks the answers by their annotations".to_owned());
     }
-    if let Some(stage) = &config.reward_model {
-        push("reward-model".to_owned(), format!("`{}` on the annotated answers", stage.learner.name()));
+    let rate = ("rate".to_owned(), "rates the sampled answers".to_owned());
+    let order = TrainingOrder::of(config, base_dir)?;
+    let train = |name: &Option<String>| {
+        let learner = stage_of(name.as_deref(), config).map_or_else(String::new, |stage| stage.learner.name().to_owned());
+        (stage_name(name.as_deref()), format!("`{learner}` on the annotated answers"))
+    };
+    stages.extend(order.first.iter().map(train));
+    if !order.rated.is_empty() {
+        stages.push(rate.clone());
+        stages.extend(order.rated.iter().map(train));
     }
+    if config.reward_model_stages().count() > 0 && config.reward_model_stages().all(|(_, stage)| stage.held_out > 0.0) {
+        stages.push((MEASURE.to_owned(), "on held-out pairs".to_owned()));
+    }
+    let mut push = |name: String, work: String| stages.push((name, work));
     for (name, needed, work) in [
         ("score", made.score, "scores and ranks the sampled answers"),
         ("label", made.label, "labels answers good or bad"),
-        ("rate", made.rate, "rates the sampled answers"),
+        (&rate.0, made.rate && order.rated.is_empty(), &rate.1),
     ] {
         if needed {
             push(name.to_owned(), work.to_owned());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use farmhand_core::types::{Demonstration, PreferencePair, Response};
-use farmhand_core::{BuildContext, Checkpoint, Error, Result, RewardModelConfig, RunContext, checked};
+use farmhand_core::{BuildContext, Checkpoint, Error, Result, RewardModel, RewardModelConfig, RunContext, checked};
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, default_pass_tokens, micro_batches,
     selected_log_probs_no_grad, sequence_sums, tch_device,
@@ -87,11 +87,19 @@ pub fn score_pairs(
 ) -> Result<PairReport> {
     let build = BuildContext { reward_model: Some(checkpoint), ..BuildContext::new(ctx.device, Path::new(".")) };
     let config = BradleyTerryConfig { prompt: format, max_batch_tokens, ..BradleyTerryConfig::default() };
+    score_pairs_by(&mut *config.build(&build)?, pairs, ctx)
+}
+
+/// The same with any reward model.
+///
+/// # Errors
+/// When there are no pairs, or what the reward model reports.
+pub fn score_pairs_by(model: &mut dyn RewardModel, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<PairReport> {
     let answers: Vec<Response<'_>> = pairs
         .iter()
         .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
         .collect();
-    let scores = checked::score(&mut *config.build(&build)?, &answers, ctx)?;
+    let scores = checked::score(model, &answers, ctx)?;
     let length = |text: &str| text.chars().count() as f64;
     let scored = pairs.iter().zip(scores.chunks(2)).map(|(pair, scores)| ScoredPair {
         difference: scores[0] - scores[1],

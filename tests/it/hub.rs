@@ -366,6 +366,8 @@ fn an_experiment_writes_down_the_commit() {
          [sample]\nsampling = {{ n = 2, max_new_tokens = 3 }}\n\
          [annotator.pool]\n\
          [methods.best.policy.best_of_n]\nn = 2\nreward_model = {{ length = {{}} }}\n\
+         [methods.inside.learner.iterative]\nrounds = 1\ninstructions_per_round = 4\ntemperatures = []\n\
+         sampling = {{ n = 2, max_new_tokens = 3 }}\nscorer.own.length = {{}}\npolicy.causal_lm.model = \"{REPO}\"\n\
          [generate]\nsampling = {{ max_new_tokens = 3 }}\n"
     );
     std::fs::write(dir.path().join("hubbed.toml"), config).expect("written");
@@ -376,9 +378,14 @@ fn an_experiment_writes_down_the_commit() {
     let read = |name: &str| std::fs::read_to_string(dir.path().join("runs/hubbed").join(name)).expect("readable");
     assert!(read("run.toml").contains(&format!("path = \"hf:{REPO}@{COMMIT}\"")), "{}", read("run.toml"));
     assert!(read("manifest.json").contains(&format!("\"{REPO}\": \"{COMMIT}\"")));
+    assert!(run_dir_has(&dir.path().join("runs/hubbed/learn-inside"), "model.safetensors"), "a model named inside a learner");
     server.push("fedcba9876543210fedcba9876543210fedcba98", "generation_config.json", b"{}");
     server.requests();
     let again = with_hub(dir.path(), &server, &["run", "hubbed.toml"], &[]).expect_success();
     assert!(again.stderr.contains("report: done before"), "{}", again.stderr);
     assert!(server.requests().is_empty(), "a run that has begun needs no network");
+}
+
+fn run_dir_has(dir: &Path, name: &str) -> bool {
+    files_below(dir).iter().any(|(path, _)| path.ends_with(name))
 }

@@ -166,6 +166,7 @@ fn run(spec: &LearnerSpec, model: &Checkpoint, dir: &Path, stop_at: Option<i64>)
         validation: None,
         reward_model: Some(&mut *scorer),
         annotator: Some(&*annotator),
+        models: &farmhand::core::FoldersOnly,
     };
     learn(&mut *learner, spec.name(), inputs, &ctx)
 }

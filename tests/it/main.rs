@@ -10,5 +10,6 @@ mod hub;
 mod hub_server;
 mod learners;
 mod pipeline;
+mod reward_models;
 mod server;
 mod tidy;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::feedback::FeedbackConfig;
 use super::method::{MethodConfig, method_problems};
-use crate::component::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec};
+use super::reward_models::{RewardModelStage, reference_problems};
+use crate::component::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec};
 use crate::context::Device;
 use crate::data::PairsPerInstruction;
 use crate::error::Problem;
@@ -48,6 +49,11 @@ pub struct ExperimentConfig {
     /// The reward model trained on the feedback; needed by methods that ask one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelStage>,
+    /// More reward models, by name, each trained like `reward_model` on the same feedback with a seed of its own:
+    /// `[reward_models.second.learner.reward_modeling]`. Options name one as `model = "trained:second"`, a method as
+    /// `reward_model = "second"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reward_models: BTreeMap<String, RewardModelStage>,
     /// The feedback of methods that learn from something other than instructions, demonstrations or pairs.
     #[serde(default)]
     pub feedback: FeedbackConfig,
@@ -207,25 +213,6 @@ impl Default for SampleConfig {
     }
 }
 
-/// Training of the reward model on the annotated pairs.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RewardModelStage {
-    /// The learner, a component that makes a reward model: `learner.reward_modeling = { … }`.
-    pub learner: LearnerSpec,
-    /// Share of the preference pairs, in [0, 1), held out to measure the reward model's accuracy; 0 holds none out.
-    #[serde(default = "default_held_out")]
-    pub held_out: f64,
-    /// How the trained model scores answers, for methods and the evaluation; unset: `bradley_terry`. One that names no `model` is
-    /// the trained one, also inside an `ensemble`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scorer: Option<RewardModelSpec>,
-}
-
-fn default_held_out() -> f64 {
-    0.1
-}
-
 /// How answers for the evaluation are sampled.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -303,9 +290,10 @@ impl ExperimentConfig {
         if self.methods.is_empty() {
             problems.push(Problem::new("methods", "expected at least one method"));
         }
-        if let Some(stage) = self.reward_model.as_ref().filter(|stage| !(0.0..1.0).contains(&stage.held_out)) {
-            problems.push(Problem::new("reward_model.held_out", format!("expected a number in [0, 1), got {}", stage.held_out)));
+        for (path, stage) in self.reward_model_stages() {
+            problems.extend(stage.problems().into_iter().map(|problem| problem.under(&path)));
         }
+        problems.extend(reference_problems(self));
         problems.extend(method_problems(&self.methods));
         problems.extend(under("feedback", self.feedback.problems()));
         let mut seeds = self.seeds.clone();
@@ -322,6 +310,12 @@ impl ExperimentConfig {
             problems.push(problem.with_hint(super::did_you_mean(reference, &known)));
         }
         problems
+    }
+
+    /// Every reward model that is trained, each with its table's path.
+    pub fn reward_model_stages(&self) -> impl Iterator<Item = (String, &RewardModelStage)> {
+        let named = self.reward_models.iter().map(|(name, stage)| (format!("reward_models.{name}"), stage));
+        self.reward_model.iter().map(|stage| ("reward_model".to_owned(), stage)).chain(named)
     }
 
     fn data_problems(&self, problems: &mut Vec<Problem>) {
@@ -366,10 +360,6 @@ impl ExperimentConfig {
             under("sample.policy".to_owned(), policy.problems());
         }
         under("annotator".to_owned(), self.annotator.problems());
-        if let Some(stage) = &self.reward_model {
-            under("reward_model.learner".to_owned(), stage.learner.problems());
-            under("reward_model.scorer".to_owned(), stage.scorer.as_ref().map(RewardModelSpec::problems).unwrap_or_default());
-        }
         if let Some(policy) = &self.generate.policy {
             under("generate.policy".to_owned(), policy.problems());
         }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::is_folder_name;
-use crate::component::{LearnerSpec, PolicySpec};
+use crate::component::{AnnotatorSpec, LearnerSpec, PolicySpec};
 use crate::error::Problem;
 
 /// One method: a learner, a way of sampling, or both.
@@ -27,6 +27,13 @@ pub struct MethodConfig {
     /// What it learns with; unset: the model it starts from, as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learner: Option<LearnerSpec>,
+    /// The reward model of a learner or a policy that asks one, by its name in `[reward_models]`; unset: `[reward_model]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<String>,
+    /// The annotator of a learner that asks one while it learns, for example `preference_model`; unset: the experiment's. What a
+    /// reward model of the experiment judges costs no labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotator: Option<AnnotatorSpec>,
     /// How it answers; unset: `generate.policy`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySpec>,
@@ -105,10 +112,14 @@ pub(super) fn method_problems(methods: &BTreeMap<String, MethodConfig>) -> Vec<P
                 Some(_) => {}
             }
         }
+        if method.annotator.is_some() && method.learner.is_none() {
+            problems.push(Problem::new(format!("{path}.annotator"), "a method without a `learner` asks no annotator"));
+        }
         let mut under = |key: &str, found: Vec<Problem>| {
             problems.extend(found.into_iter().map(|problem| problem.under(&format!("{path}.{key}"))));
         };
         under("learner", method.learner.as_ref().map(LearnerSpec::problems).unwrap_or_default());
+        under("annotator", method.annotator.as_ref().map(AnnotatorSpec::problems).unwrap_or_default());
         under("policy", method.policy.as_ref().map(PolicySpec::problems).unwrap_or_default());
     }
     problems

@@ -331,6 +331,7 @@ mod tests {
             validation: Some(Feedback::Rated(held_out)),
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }

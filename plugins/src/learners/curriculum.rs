@@ -183,9 +183,9 @@ impl Learner for Curriculum {
             Some(model) if wanted => Some(model),
             _ => None,
         };
-        let LearnerInputs { init, reference, validation, annotator, .. } = inputs;
+        let LearnerInputs { init, reference, validation, annotator, models, .. } = inputs;
         let feedback = Feedback::Preferences(&ordered);
-        learner.learn(LearnerInputs { init, reference, feedback, validation, reward_model, annotator }, ctx)
+        learner.learn(LearnerInputs { init, reference, feedback, validation, reward_model, annotator, models }, ctx)
     }
 }
 

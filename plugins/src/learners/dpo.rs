@@ -427,8 +427,15 @@ mod tests {
         let run = |reference: Option<&Checkpoint>| {
             let stage = Stage::new();
             let feedback = Feedback::Preferences(&items);
-            let inputs =
-                LearnerInputs { init: &init, reference, feedback, validation: None, reward_model: None, annotator: None };
+            let inputs = LearnerInputs {
+                init: &init,
+                reference,
+                feedback,
+                validation: None,
+                reward_model: None,
+                annotator: None,
+                models: &farmhand_core::FoldersOnly,
+            };
             let events = RecordedEvents::default();
             Dpo { config: config(), cache_dir: None }.learn(inputs, &stage.context(&events)).expect("learned");
             events.scalars("dpo/loss")
@@ -459,6 +466,7 @@ mod tests {
                 validation: None,
                 reward_model: None,
                 annotator: None,
+                models: &farmhand_core::FoldersOnly,
             };
             Dpo { config: config(), cache_dir: cache_dir.clone() }.learn(inputs, ctx)
         };

@@ -154,7 +154,15 @@ mod tests {
 
     fn learn(config: &FeedmeConfig, feedback: Feedback<'_>, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let validation = Some(feedback);
-        let inputs = LearnerInputs { init, reference: None, feedback, validation, reward_model: None, annotator: None };
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback,
+            validation,
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
 

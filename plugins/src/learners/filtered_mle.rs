@@ -125,7 +125,15 @@ mod tests {
     ) -> Result<Checkpoint> {
         let feedback = Feedback::Scored(pool);
         let validation = Some(feedback);
-        let inputs = LearnerInputs { init, reference: None, feedback, validation, reward_model: None, annotator: None };
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback,
+            validation,
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
 

@@ -292,6 +292,7 @@ mod tests {
             validation: Some(Feedback::Preferences(held_out)),
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
@@ -363,6 +364,12 @@ mod tests {
         let (right, wrong) = (Tensor::from_slice(&[-0.5]), Tensor::from_slice(&[-1.2]));
         assert!((reply_losses(&right, &wrong, ReplyLoss::FullVocabulary).double_value(&[0]) - 0.5).abs() < 1e-12);
         assert!((reply_losses(&right, &wrong, ReplyLoss::TwoReplies).double_value(&[0]) - 0.403_186).abs() < 1e-6);
+        for loss in [ReplyLoss::FullVocabulary, ReplyLoss::TwoReplies] {
+            let leaf = right.copy().set_requires_grad(true);
+            reply_losses(&leaf, &wrong, loss).sum(Kind::Double).backward();
+            let at = |step: f64| reply_losses(&(&right + step), &wrong, loss).double_value(&[0]);
+            assert!(((at(1e-6) - at(-1e-6)) / 2e-6 - leaf.grad().double_value(&[0])).abs() < 1e-6, "{loss:?}");
+        }
         let all = pairs(3);
         let questions: Vec<Question<'_>> = all.iter().flat_map(|pair| [(pair, true), (pair, false)]).collect();
         let record = |index: usize| Record { index, ..Record::new("", []) };

@@ -146,7 +146,7 @@ impl Learner for Raft {
             let ctx = &round.context(ctx);
             let picked = instructions_of_round(instructions.len(), Some(config.instructions_per_round), round.number, seed);
             let asked: Vec<_> = picked.into_iter().map(|i| instructions[i].clone()).collect();
-            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir };
+            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir, models: inputs.models };
             let mut scored = scored_answers(who, &asked, &config.sampling, &mut *reward_model, ctx)?;
             let n = config.sampling.n as usize;
             let n_untied = log_scored(TASK.learner, round.number, &scored, n, ctx)?;

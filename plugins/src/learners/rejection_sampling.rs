@@ -138,7 +138,7 @@ impl Learner for RejectionSampling {
             let ctx = &round.context(ctx);
             let picked = instructions_of_round(instructions.len(), config.instructions_per_round, round.number, seed);
             let asked: Vec<_> = picked.into_iter().map(|i| instructions[i].clone()).collect();
-            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir };
+            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir, models: inputs.models };
             let sampling = SamplingParams { temperature: config.temperature(round.number), ..config.sampling.clone() };
             let scored = scored_answers(who, &asked, &sampling, &mut *reward_model, ctx)?;
             let n_untied = log_scored(TASK.learner, round.number, &scored, n, ctx)?;

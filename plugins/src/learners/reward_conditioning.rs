@@ -208,7 +208,15 @@ mod tests {
         ctx: &RunContext<'_>,
     ) -> Result<Checkpoint> {
         let validation = Some(feedback);
-        let inputs = LearnerInputs { init, reference: None, feedback, validation, reward_model: None, annotator: None };
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback,
+            validation,
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
 

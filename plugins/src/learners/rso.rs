@@ -134,7 +134,7 @@ impl Learner for Rso {
         let Self { config, base_dir, cache_dir } = self;
         let reward_model = inputs.reward_model.ok_or_else(|| Error::missing_input("`rso` needs a reward model"))?;
         let instructions = answerable(inputs.feedback.prompts()?, inputs.init, &config.train, ctx)?;
-        let who = Answerer { policy: &config.policy, checkpoint: inputs.init, base_dir };
+        let who = Answerer { policy: &config.policy, checkpoint: inputs.init, base_dir, models: inputs.models };
         let scored = scored_answers(who, &instructions, &config.sampling, reward_model, ctx)?;
         let n = config.sampling.n as usize;
         log_scored("rso", 0, &scored, n, ctx)?;

@@ -125,8 +125,15 @@ mod tests {
         ctx: &RunContext<'_>,
     ) -> Result<Checkpoint> {
         let feedback = Feedback::Demonstrations(demonstrations);
-        let inputs =
-            LearnerInputs { init, reference: None, feedback, validation: Some(feedback), reward_model: None, annotator: None };
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback,
+            validation: Some(feedback),
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
         config.build(&BuildContext::new(farmhand_core::Device::Cpu, std::path::Path::new(".")))?.learn(inputs, ctx)
     }
 

@@ -101,7 +101,8 @@ pub struct SlicConfig {
     pub source: PairSource,
     /// Margin δ between the log-probabilities, in nats, > 0. On sums of many tokens 1 is little.
     pub delta: f64,
-    /// Weight λ of the reference text's negative log-likelihood, ≥ 0.
+    /// Weight λ of the reference text's negative log-likelihood, ≥ 0. The paper does not say which it takes: ½ is our choice, and
+    /// RSO (Liu et al. 2023) goes without.
     pub imitation_weight: f64,
     /// How that likelihood becomes one number per step; the paper's is `seq_sum`.
     pub nll_reduction: Reduction,
@@ -206,7 +207,7 @@ impl Slic {
         let train = &self.config.train;
         let reward_model = inputs.reward_model.ok_or_else(|| Error::missing_input("`slic` ranks answers with a reward model"))?;
         let instructions = answerable(inputs.feedback.prompts()?, inputs.init, train, ctx)?;
-        let who = Answerer { policy: &own.policy, checkpoint: inputs.init, base_dir: &self.base_dir };
+        let who = Answerer { policy: &own.policy, checkpoint: inputs.init, base_dir: &self.base_dir, models: inputs.models };
         let scored = scored_answers(who, &instructions, &own.sampling, reward_model, ctx)?;
         let n = own.sampling.n as usize;
         log_scored("slic", 0, &scored, n, ctx)?;

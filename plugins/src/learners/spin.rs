@@ -17,7 +17,7 @@ use farmhand_core::{
     BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, PolicySpec, Problem, Requirements,
     Result, RunContext, Seed, register,
 };
-use farmhand_models::{Ending, LanguageModel, OptimConfig, save_checkpoint, selected_log_probs, sequence_sums};
+use farmhand_models::{Ending, LanguageModel, OptimConfig, Schedule, save_checkpoint, selected_log_probs, sequence_sums};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -42,20 +42,22 @@ pub struct SpinConfig {
     /// Strength β (the paper's λ) of the pull towards the policy that the round began with, > 0. The paper raises it to 5 in the
     /// last round.
     pub beta: f64,
-    /// Whether a round also learns from the answers of the round before, with the same demonstrations.
+    /// Whether a round also learns from the answers of the round before, with the same demonstrations, as the paper and its code do;
+    /// answers of earlier rounds are gone.
     pub previous_answers: bool,
     /// The policy that answers; by default `causal_lm` with the round's weights.
     pub policy: PolicySpec,
     /// How it answers, one answer to each instruction. The paper samples at temperature 1.
     pub sampling: SamplingParams,
-    /// Records are pairs; a round's learning rate follows a schedule of its own. The paper: 2 epochs, batches of 64, 5e-7.
+    /// Records are pairs; a round's learning rate follows a schedule of its own. The paper: 2 epochs (the
+    /// released configurations: 3), batches of 64, 5e-7, from the third round on 1e-7, linear after 10 % of warm-up, with RMSprop.
     #[serde(flatten)]
     pub train: TrainOptions,
 }
 
 impl Default for SpinConfig {
     fn default() -> Self {
-        let optim = OptimConfig { lr: 5e-7, ..OptimConfig::default() };
+        let optim = OptimConfig { lr: 5e-7, schedule: Schedule::Linear, warmup_ratio: 0.1, ..OptimConfig::default() };
         Self {
             rounds: 4,
             beta: 0.1,
@@ -106,7 +108,7 @@ impl Learner for Spin {
         while let Some(round) = rounds.next_round()? {
             let events = rounds.later_steps(ctx)?;
             let ctx = &round.context(ctx);
-            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir };
+            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir, models: inputs.models };
             let mut answers = sample_answers(who, &asked, &config.sampling, "answers", ctx)?;
             let n_new = answers.len();
             if let Some(before) = round.number.checked_sub(1).filter(|_| config.previous_answers) {
@@ -261,6 +263,7 @@ mod tests {
             validation: None,
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
@@ -349,7 +352,12 @@ mod tests {
         let (stage, events) = (Stage::new(), RecordedEvents::default());
         let (init, ctx) = (tiny_checkpoint(&stage), stage.context(&events));
         let sampling = SamplingParams { temperature: 0.0, max_new_tokens: 8, ..SamplingParams::default() };
-        let who = Answerer { policy: &SpinConfig::default().policy, checkpoint: &init, base_dir: Path::new(".") };
+        let who = Answerer {
+            policy: &SpinConfig::default().policy,
+            checkpoint: &init,
+            base_dir: Path::new("."),
+            models: &farmhand_core::FoldersOnly,
+        };
         let asked: Vec<Instruction> = shown.iter().map(|shown| shown.instruction.clone()).collect();
         let said = sample_answers(who, &asked, &sampling, "said", &ctx).expect("answered");
         let shown: Vec<Demonstration> =
@@ -361,6 +369,7 @@ mod tests {
             validation: None,
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         let mut spin = Spin { config: with(|config| config.sampling = sampling), base_dir: ".".into() };
         let made = spin.learn(inputs, &ctx).expect("nothing to learn");

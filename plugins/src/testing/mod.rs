@@ -241,6 +241,7 @@ pub(crate) fn learn_from_judges(
         validation: None,
         reward_model: if requires.reward_model { Some(reward_model) } else { None },
         annotator: requires.annotator.then_some(annotator),
+        models: &farmhand_core::FoldersOnly,
     };
     learner.learn(inputs, ctx)
 }
@@ -356,8 +357,15 @@ pub(crate) fn learn_from(
     feedback: Feedback<'_>,
     ctx: &RunContext<'_>,
 ) -> Result<Checkpoint> {
-    let inputs =
-        LearnerInputs { init, reference: None, feedback, validation: Some(feedback), reward_model: None, annotator: None };
+    let inputs = LearnerInputs {
+        init,
+        reference: None,
+        feedback,
+        validation: Some(feedback),
+        reward_model: None,
+        annotator: None,
+        models: &farmhand_core::FoldersOnly,
+    };
     config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use farmhand_core::run::chunked;
 use farmhand_core::types::{Completion, Instruction, Response, SamplingParams};
-use farmhand_core::{BuildContext, Checkpoint, PolicySpec, Result, RewardModel, RunContext, checked};
+use farmhand_core::{BuildContext, Checkpoint, Device, FindModel, PolicySpec, Result, RewardModel, RunContext, checked};
 
 /// Instructions answered between two writes of the journal.
 const CHUNK: usize = 128;
@@ -18,6 +18,15 @@ pub struct Answerer<'a> {
     pub checkpoint: &'a Checkpoint,
     /// Where relative paths in the policy's options start.
     pub base_dir: &'a Path,
+    /// Finds the models that the policy's options name.
+    pub models: &'a dyn FindModel,
+}
+
+impl<'a> Answerer<'a> {
+    /// What the policy, and other components beside it, are built with.
+    pub fn build_context(&self, device: Device) -> BuildContext<'a> {
+        BuildContext { policy: Some(self.checkpoint), models: self.models, ..BuildContext::new(device, self.base_dir) }
+    }
 }
 
 /// Answers to every instruction, `sampling.n` each, in the order of the instructions. They are kept under `name` in the stage: as
@@ -33,7 +42,7 @@ pub fn sample_answers(
     name: &str,
     ctx: &RunContext<'_>,
 ) -> Result<Vec<Completion>> {
-    let build = BuildContext { policy: Some(who.checkpoint), ..BuildContext::new(ctx.device, who.base_dir) };
+    let build = who.build_context(ctx.device);
     // Loaded only if there is something left to answer.
     let mut policy = None;
     let mut progress = ctx.progress("answering", Some(instructions.len() as u64), "instructions");
@@ -85,7 +94,13 @@ mod tests {
         let base_dir = Path::new(".");
         let sampling = SamplingParams { n: 2, max_new_tokens: 5, ..SamplingParams::default() };
         let ask = |checkpoint: &Checkpoint| {
-            sample_answers(Answerer { policy: &spec, checkpoint, base_dir }, &instructions(5), &sampling, "answers", &ctx)
+            sample_answers(
+                Answerer { policy: &spec, checkpoint, base_dir, models: &farmhand_core::FoldersOnly },
+                &instructions(5),
+                &sampling,
+                "answers",
+                &ctx,
+            )
         };
         let first = ask(&checkpoint).expect("answered");
         assert_eq!(first.len(), 10);

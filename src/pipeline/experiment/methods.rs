@@ -1,4 +1,4 @@
-//! The stages of methods: reward model and methods learn, every model answers, its answers are judged and measured.
+//! The stages of methods: they learn, every model answers, its answers are judged and measured.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,25 +18,35 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::repetition::{Repetition, repetitions};
-use super::requirements::{requires, uses_annotations};
+use super::requirements::{asks_trained_reward_model, requires, uses_annotations};
+use super::reward_models::TrainedModel;
 use super::{Experiment, default_policy, read_split, to_json, with_models};
 use crate::cache_dir::cache_dir;
 use crate::pipeline::learn::{OwnedFeedback, learn};
 use crate::pipeline::{annotate, evaluate, generate, read_options};
 
 /// What a learner is given beside its feedback.
-struct Learning<'a> {
+pub(super) struct Learning<'a> {
     /// Where it starts.
     init: &'a Checkpoint,
     /// Its reference policy, if that is another than `init`.
     reference: Option<&'a Checkpoint>,
     /// The fine-tuned model: what components mean that name no model.
     start: &'a Checkpoint,
-    reward_model: Option<&'a Checkpoint>,
+    reward_model: Option<&'a TrainedModel>,
+    /// Who annotates while it learns, when that is not the experiment's annotator.
+    annotator: Option<&'a AnnotatorSpec>,
     /// Share of the feedback kept for validation.
     held_out: f64,
     /// After how many steps each a model is kept on the way.
     checkpoint_every: Option<u64>,
+}
+
+impl<'a> Learning<'a> {
+    /// What a reward model starts with.
+    pub(super) fn of_reward_model(start: &'a Checkpoint, held_out: f64) -> Self {
+        Self { init: start, reference: None, start, reward_model: None, annotator: None, held_out, checkpoint_every: None }
+    }
 }
 
 /// A model that is evaluated.
@@ -72,7 +82,8 @@ const LABELS_FILE: &str = "labels.json";
 /// What stands in [`LABELS_FILE`].
 #[derive(Debug, Serialize, Deserialize)]
 struct LabelsAsked {
-    /// Different comparisons that the annotator judged while the method learned.
+    /// Different comparisons that the annotator judged while the method learned; those that a reward model of the experiment judged
+    /// are no annotations.
     n_asked: usize,
 }
 
@@ -105,25 +116,8 @@ fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 impl Experiment<'_> {
-    pub(super) fn reward_model(&mut self, start: &Checkpoint) -> Result<Option<Checkpoint>> {
-        let Some(config) = self.config.reward_model.clone() else { return Ok(None) };
-        let learning = Learning {
-            init: start,
-            reference: None,
-            start,
-            reward_model: None,
-            held_out: config.held_out,
-            checkpoint_every: None,
-        };
-        let kind = requires(&config.learner, &self.config, &self.base_dir)?.feedback;
-        let file = self.feedback_file(kind, true);
-        let only = Repetition::only(self.config.seed);
-        let stage = self.learn("reward-model", &config.learner, file, learning, only)?;
-        Checkpoint::open(stage.checkpoint_dir()).map(Some)
-    }
-
     /// The models that are evaluated: the fine-tuned one, then every method's, repetition by repetition.
-    pub(super) fn methods(&mut self, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<Vec<Model>> {
+    pub(super) fn methods(&mut self, start: &Checkpoint) -> Result<Vec<Model>> {
         let only = Repetition::only(self.config.seed);
         let mut models = vec![Model {
             method: "sft".to_owned(),
@@ -143,11 +137,13 @@ impl Experiment<'_> {
                     |steps, checkpoint| Model { method: name.to_owned(), steps, config: config.clone(), checkpoint, repetition };
                 let checkpoint = match &config.learner {
                     Some(spec) => {
+                        let reward_model = self.trained.get(config.reward_model.as_deref()).cloned();
                         let learning = Learning {
                             init: &init,
                             reference: reference.as_ref(),
                             start,
-                            reward_model,
+                            reward_model: reward_model.as_ref(),
+                            annotator: config.annotator.as_ref(),
                             held_out: 0.0,
                             checkpoint_every: config.checkpoint_every,
                         };
@@ -168,7 +164,7 @@ impl Experiment<'_> {
     }
 
     /// One learner on the feedback in `file`, a share of which may be held out for validation.
-    fn learn(
+    pub(super) fn learn(
         &mut self,
         stage: &str,
         spec: &LearnerSpec,
@@ -177,14 +173,18 @@ impl Experiment<'_> {
         repetition: Repetition,
     ) -> Result<StageDir> {
         let requires = requires(spec, &self.config, &self.base_dir)?;
-        let Learning { init, reference, start, reward_model, held_out, checkpoint_every } = learning;
+        let Learning { init, reference, start, reward_model, annotator, held_out, checkpoint_every } = learning;
+        let annotator_spec = annotator.unwrap_or(&self.config.annotator).clone();
+        let is_judge = annotator.is_some_and(|spec| asks_trained_reward_model(&to_json(spec)));
         let asked = reward_model.filter(|_| requires.reward_model);
+        // Components inside the learner, and a judge, may mean it without being asked for it.
+        let checkpoint = reward_model.map(|model| &model.checkpoint);
+        let read = checkpoint.filter(|_| asked.is_some() || is_judge);
         let mut inputs = vec![file.clone()];
-        inputs.extend(std::iter::once(init).chain(reference).chain(asked).flat_map(Checkpoint::inputs));
-        let (annotator_spec, scorer) = (self.config.annotator.clone(), self.scorer());
+        inputs.extend(std::iter::once(init).chain(reference).chain(read).flat_map(Checkpoint::inputs));
         let mut options = json!({ "learner": to_json(spec), "held_out": held_out });
-        if asked.is_some() {
-            options["scorer"] = to_json(&self.config.reward_model.as_ref().and_then(|stage| stage.scorer.clone()));
+        if let Some(model) = asked {
+            options["scorer"] = model.written_scorer();
         }
         if requires.annotator {
             options["annotator"] = to_json(&annotator_spec);
@@ -193,15 +193,16 @@ impl Experiment<'_> {
             options["checkpoint_every"] = every.into();
         }
         let reading = read_options(self.config.data.skip_bad_records);
+        let held_out_seed = self.held_out_seed();
         self.repeated_stage(stage, repetition, options, inputs, |_, ctx, build| {
             let keeping = ctx.stage.clone().keeping_checkpoints(checkpoint_every);
             let ctx = &RunContext { stage: &keeping, ..*ctx };
             let feedback = OwnedFeedback::read(requires.feedback, &file, &reading, ctx)?;
-            let (feedback, validation) = feedback.hold_out(held_out, ctx.seed.child("held out", 0))?;
+            let (feedback, validation) = feedback.hold_out(held_out, held_out_seed)?;
             let cache_dir = cache_dir();
-            let build = BuildContext { policy: Some(start), reward_model, cache_dir: cache_dir.as_deref(), ..*build };
+            let build = BuildContext { policy: Some(start), reward_model: checkpoint, cache_dir: cache_dir.as_deref(), ..*build };
             let mut learner = spec.build(&build)?;
-            let mut model = asked.map(|_| scorer.build(&build)).transpose()?;
+            let mut model = asked.map(|model| model.scorer().build(&build)).transpose()?;
             let counted = requires.annotator.then(|| CountedAnnotator::around(annotator_spec.build(&build)?, ctx)).transpose()?;
             let (annotator, judged) = counted.map(|(counted, judged)| (TieIfIdentical::around(counted), judged)).unzip();
             let inputs = LearnerInputs {
@@ -211,6 +212,7 @@ impl Experiment<'_> {
                 validation: validation.as_ref().map(OwnedFeedback::borrow),
                 reward_model: model.as_deref_mut().map(|model| model as &mut dyn farmhand_core::RewardModel),
                 annotator: annotator.as_deref(),
+                models: build.models,
             };
             learn(&mut *learner, spec.name(), inputs, ctx)?;
             if let Some(every) = checkpoint_every
@@ -221,7 +223,10 @@ impl Experiment<'_> {
                 ctx.events.warn(&message);
             }
             match judged {
-                Some(judged) => ctx.stage.write_jsonl(LABELS_FILE, &[LabelsAsked { n_asked: judged.count() }]).map(|_| ()),
+                Some(judged) => {
+                    let n_asked = if is_judge { 0 } else { judged.count() };
+                    ctx.stage.write_jsonl(LABELS_FILE, &[LabelsAsked { n_asked }]).map(|_| ())
+                }
                 None => Ok(()),
             }
         })
@@ -256,10 +261,12 @@ impl Experiment<'_> {
         Ok(shared + asked)
     }
 
-    pub(super) fn generate(&mut self, model: &Model, reward_model: Option<&Checkpoint>) -> Result<()> {
+    pub(super) fn generate(&mut self, model: &Model) -> Result<()> {
         let Model { config, checkpoint, repetition, .. } = model;
         let spec = config.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
+        let reward_model = self.trained.get(config.reward_model.as_deref()).map(|model| model.checkpoint.clone());
+        let reward_model = reward_model.as_ref();
         let inputs = with_models("data/eval.jsonl", std::iter::once(checkpoint).chain(reward_model));
         let (file, name) = (self.input("data/eval.jsonl"), model.name());
         self.repeated_stage(&format!("generate-{}", model.point()), *repetition, options, inputs, |config, ctx, build| {
@@ -273,16 +280,19 @@ impl Experiment<'_> {
         Ok(())
     }
 
-    pub(super) fn evaluate(&mut self, model: &Model, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<()> {
+    pub(super) fn evaluate(&mut self, model: &Model, start: &Checkpoint) -> Result<()> {
+        let trained = self.trained.get(None).cloned();
+        let (reward_model, scorer) =
+            (trained.as_ref().map(|model| &model.checkpoint), trained.as_ref().map(TrainedModel::scorer));
         let config = &self.config.evaluate;
         let spec: AnnotatorSpec = config.annotator.clone().unwrap_or_else(|| self.config.annotator.clone());
         let reference = config.reference.clone();
         let evaluators =
             if config.evaluators.is_empty() { default_evaluators(reward_model.is_some()) } else { config.evaluators.clone() };
         let Model { method, repetition, .. } = model;
-        let (n_labels, scorer) = (self.n_labels(method, *repetition)?, self.scorer());
+        let n_labels = self.n_labels(method, *repetition)?;
         let options = json!({
-            "scorer": to_json(&reward_model.map(|_| &scorer)), "annotator": to_json(&spec), "reference": reference, "evaluators": to_json(&evaluators), "n_labels": n_labels,
+            "scorer": to_json(&scorer), "annotator": to_json(&spec), "reference": reference, "evaluators": to_json(&evaluators), "n_labels": n_labels,
         });
         let reference_file = match reference.as_str() {
             "demonstrations" => "data/eval.jsonl".to_owned(),
@@ -302,8 +312,8 @@ impl Experiment<'_> {
             // One seed for all methods and repetitions: the same annotator meets the same instruction everywhere.
             let judging = ctx.with_seed(Seed::root(config.seed).child("judging", 0));
             let judgements = annotate::annotate(&*annotator, &comparisons, &judging)?;
-            let rewards = match reward_model {
-                Some(_) => evaluate::rewards(&mut *scorer.build(&build)?, &answers, ctx)?,
+            let rewards = match &scorer {
+                Some(scorer) => evaluate::rewards(&mut *scorer.build(&build)?, &answers, ctx)?,
                 None => Vec::new(),
             };
             let mut built = evaluators.iter().map(|spec| spec.build(&build)).collect::<Result<Vec<_>>>()?;

@@ -1,6 +1,7 @@
 //! The whole job: every stage in order, each a function of options, input files and a seed to output files.
 //!
 //! * `methods`: learning, answering, evaluation.
+//! * `reward_models`: their training, their names, how well they order what they have not seen.
 //! * `requirements`: what learners ask for, checked before anything runs.
 //! * `supply`: the stages that make it of the sampled answers.
 //! * `repetition`: methods that run several times, each with its own seed.
@@ -8,6 +9,7 @@
 mod methods;
 mod repetition;
 mod requirements;
+mod reward_models;
 mod supply;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use self::repetition::Repetition;
 pub(super) use self::repetition::repetitions;
 pub(super) use self::requirements::FeedbackStages;
 pub use self::requirements::read_experiment;
+use self::reward_models::{FindTrained, TrainedModels};
+pub(super) use self::reward_models::{MEASURE, TrainingOrder, stage_name, stage_of};
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
 use super::{annotate, base_model, generate, split_data};
@@ -39,6 +43,8 @@ pub struct Experiment<'a> {
     session: &'a mut Session,
     run: RunDir,
     redo: bool,
+    /// The reward models trained so far.
+    trained: TrainedModels,
 }
 
 /// The policy that samples when a configuration names none.
@@ -65,7 +71,7 @@ impl<'a> Experiment<'a> {
         let run = RunDir::open(runs_dir.join(&config.name))?;
         session.log_to(&run.path().join("events.jsonl"))?;
         let base_dir = std::path::absolute(base_dir).map_err(|error| Error::io("resolve", base_dir, error))?;
-        Ok(Self { config, base_dir, session, run, redo })
+        Ok(Self { config, base_dir, session, run, redo, trained: TrainedModels::default() })
     }
 
     /// The run directory.
@@ -83,15 +89,15 @@ impl<'a> Experiment<'a> {
         let start = self.supervised(&base)?;
         self.sample(&start)?;
         self.annotate(&start)?;
-        self.supply_reward_model(&start)?;
-        let reward_model = self.reward_model(&start)?;
-        self.supply_methods(&start, reward_model.as_ref())?;
-        let models = self.methods(&start, reward_model.as_ref())?;
+        self.supply_reward_models(&start)?;
+        self.reward_models(&start)?;
+        self.supply_methods(&start)?;
+        let models = self.methods(&start)?;
         for model in &models {
-            self.generate(model, reward_model.as_ref())?;
+            self.generate(model)?;
         }
         for model in &models {
-            self.evaluate(model, &start, reward_model.as_ref())?;
+            self.evaluate(model, &start)?;
         }
         let names: Vec<String> = models.iter().map(Model::name).collect();
         self.report(&names)?;
@@ -123,7 +129,13 @@ impl<'a> Experiment<'a> {
         let seed = repetition.root().child(name, 0);
         let name = repetition.name_of(name);
         let inside = |input: PathBuf| input.strip_prefix(self.run.path()).map(Path::to_owned).unwrap_or(input);
-        let inputs = inputs.into_iter().map(inside).collect();
+        let named = self.trained.named_in(&options).into_iter().flat_map(Checkpoint::inputs);
+        let mut inputs: Vec<PathBuf> = inputs.into_iter().map(inside).collect();
+        for input in named.map(inside) {
+            if !inputs.contains(&input) {
+                inputs.push(input);
+            }
+        }
         let plan = StagePlan { name: name.clone(), options: json!({ "seed": repetition.seed, "options": options }), inputs };
         let status = self.run.status(&plan, self.redo)?;
         if status == StageStatus::Done {
@@ -141,6 +153,7 @@ impl<'a> Experiment<'a> {
         let stage = self.run.begin(&plan, status)?;
         self.session.enter_stage(&name);
         let models = self.session.models(Want::Model);
+        let models = FindTrained { trained: &self.trained, others: &models };
         let build = BuildContext { models: &models, ..BuildContext::new(self.config.device, &self.base_dir) };
         let result = work(&self.config, &self.session.context(&stage, seed), &build);
         self.session.enter_stage("");
@@ -156,11 +169,6 @@ impl<'a> Experiment<'a> {
         let text = toml::to_string(&self.config)
             .map_err(|error| Error::other("the configuration cannot be written as TOML").with_source(error))?;
         self.run.write("run.toml", &text)
-    }
-
-    /// How the reward model scores that the experiment trains.
-    fn scorer(&self) -> RewardModelSpec {
-        self.config.reward_model.as_ref().and_then(|stage| stage.scorer.clone()).unwrap_or_else(reward_model_spec)
     }
 
     fn input(&self, path: &str) -> PathBuf {
@@ -233,6 +241,7 @@ impl<'a> Experiment<'a> {
                 validation: validation.as_ref().map(OwnedFeedback::borrow),
                 reward_model: None,
                 annotator: None,
+                models: build.models,
             };
             learn(&mut *learner, sft.learner.name(), inputs, ctx).map(|_| ())
         })?;
@@ -269,7 +278,10 @@ impl<'a> Experiment<'a> {
     }
 
     fn report(&mut self, names: &[String]) -> Result<()> {
-        let inputs = names.iter().map(|name| PathBuf::from(format!("evaluate-{name}"))).collect();
+        let mut inputs: Vec<PathBuf> = names.iter().map(|name| PathBuf::from(format!("evaluate-{name}"))).collect();
+        if self.input(MEASURE).is_dir() {
+            inputs.push(MEASURE.into());
+        }
         let run_dir = self.run.path().to_owned();
         self.stage("report", json!({ "models": names }), inputs, |_, ctx, _| {
             farmhand_analysis::write_report(&run_dir, ctx.stage).map(|_| ())

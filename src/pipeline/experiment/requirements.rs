@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use farmhand_core::config::{Document, ExperimentConfig, LabelSource, ScoreSource};
+use farmhand_core::config::{Document, ExperimentConfig, LabelSource, MethodConfig, ScoreSource, trained_names};
 use farmhand_core::{BuildContext, FeedbackKind, LearnerSpec, Problem, Requirements, Result};
 use serde_json::Value;
 
+use super::reward_models::{TrainingOrder, stage_name};
 use super::to_json;
 
 /// Reads an experiment and reports everything wrong with it at once, learners' requirements included.
@@ -27,7 +28,7 @@ pub(super) fn requires(spec: &LearnerSpec, config: &ExperimentConfig, base_dir: 
 /// The stages that make feedback of the sampled answers, as far as learners ask for what they make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::pipeline) struct FeedbackStages {
-    /// The reward model learns from answers scored by the annotations.
+    /// A reward model learns from answers scored by the annotations.
     pub(in crate::pipeline) score_for_reward_model: bool,
     /// Methods learn from scores: scored answers, ranked lists, labels by a threshold.
     pub(in crate::pipeline) score: bool,
@@ -57,10 +58,10 @@ impl FeedbackStages {
             }
         }
         stages.score |= stages.label && matches!(config.feedback.labels, LabelSource::Threshold(_));
-        if let Some(stage) = &config.reward_model {
+        for (_, stage) in config.reward_model_stages() {
             let kind = requires(&stage.learner, config, base_dir)?.feedback;
             let of_scores = matches!(kind, FeedbackKind::Scored | FeedbackKind::RankedLists);
-            stages.score_for_reward_model = of_scores && config.feedback.files.of(kind).is_none();
+            stages.score_for_reward_model |= of_scores && config.feedback.files.of(kind).is_none();
         }
         Ok(stages)
     }
@@ -69,14 +70,19 @@ impl FeedbackStages {
 /// Reward models that, without a `model` of their own, are the one that the experiment trains.
 const TRAINED: [&str; 3] = ["bradley_terry", "attributes", "preference_model"];
 
-/// Whether options name the reward model that the experiment trains, at any depth.
+/// Whether options name a reward model that the experiment trains, at any depth.
 pub(super) fn asks_trained_reward_model(options: &Value) -> bool {
+    asks_default_reward_model(options) || !trained_names(options).is_empty()
+}
+
+/// Whether options hold a reward model that names none to load, at any depth.
+fn asks_default_reward_model(options: &Value) -> bool {
     match options {
         Value::Object(table) => table.iter().any(|(key, value)| {
             let names_it = TRAINED.contains(&key.as_str()) && value.is_object() && value.get("model").is_none_or(Value::is_null);
-            names_it || asks_trained_reward_model(value)
+            names_it || asks_default_reward_model(value)
         }),
-        Value::Array(items) => items.iter().any(asks_trained_reward_model),
+        Value::Array(items) => items.iter().any(asks_default_reward_model),
         _ => false,
     }
 }
@@ -103,7 +109,8 @@ pub(super) fn uses_annotations(name: &str, config: &ExperimentConfig, base_dir: 
                 FeedbackKind::Rated => asks_trained_reward_model(&to_json(&config.feedback.ratings)),
                 FeedbackKind::Demonstrations | FeedbackKind::Prompts => false,
             };
-        if from_feedback || requires.reward_model || asks_trained_reward_model(&to_json(spec)) {
+        let judged = method.annotator.as_ref().is_some_and(|spec| asks_trained_reward_model(&to_json(spec)));
+        if from_feedback || requires.reward_model || judged || asks_trained_reward_model(&to_json(spec)) {
             return Ok(true);
         }
     }
@@ -122,19 +129,16 @@ fn requirement_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Ve
     if let Some(sft) = &config.sft {
         stages.push(("sft.learner".to_owned(), &sft.learner, Some(FeedbackKind::Demonstrations), false));
     }
-    if let Some(stage) = &config.reward_model {
-        stages.push(("reward_model.learner".to_owned(), &stage.learner, None, true));
+    for (path, stage) in config.reward_model_stages() {
+        stages.push((format!("{path}.learner"), &stage.learner, None, true));
     }
     for (name, method) in &config.methods {
+        problems.extend(method_model_problems(name, method, config, base_dir)?);
         stages.extend(method.learner.as_ref().map(|learner| (format!("methods.{name}.learner"), learner, None, false)));
     }
     for (path, spec, expected, is_reward_model) in stages {
         let requires = requires(spec, config, base_dir)?;
         let asked = Asked { spec, requires, is_reward_model };
-        if requires.reward_model && config.reward_model.is_none() {
-            let problem = Problem::new(&path, format!("learner `{}` needs a reward model", spec.name()));
-            problems.push(problem.with_hint("add `[reward_model]` with `learner.reward_modeling = {}`"));
-        }
         if let Some(expected) = expected.filter(|expected| *expected != requires.feedback) {
             problems.push(asked.other_feedback(&path, expected.name()));
         } else if let Some(problem) = asked.feedback_problem(&path, config) {
@@ -143,6 +147,35 @@ fn requirement_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Ve
     }
     problems.extend(source_problems(config, base_dir)?);
     Ok(problems)
+}
+
+/// The reward model and the annotator that a method's learner asks for and does not find, or that it is given for nothing.
+fn method_model_problems(name: &str, method: &MethodConfig, config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    let Some(spec) = &method.learner else { return Ok(problems) };
+    let requires = requires(spec, config, base_dir)?;
+    let path = format!("methods.{name}");
+    if requires.reward_model && method.reward_model.is_none() && config.reward_model.is_none() {
+        let problem = Problem::new(format!("{path}.learner"), format!("learner `{}` needs a reward model", spec.name()));
+        problems.push(problem.with_hint(match config.reward_models.keys().next() {
+            Some(trained) => format!("add `[reward_model]`, or set `{path}.reward_model = \"{trained}\"`"),
+            None => "add `[reward_model]` with `learner.reward_modeling = {}`".to_owned(),
+        }));
+    }
+    let Some(annotator) = &method.annotator else { return Ok(problems) };
+    if !requires.annotator {
+        problems.push(Problem::new(format!("{path}.annotator"), format!("learner `{}` asks no annotator", spec.name())));
+    }
+    if asks_default_reward_model(&to_json(annotator)) && method.reward_model.is_none() && config.reward_model.is_none() {
+        problems.push(nothing_to_load(format!("{path}.annotator")));
+    }
+    Ok(problems)
+}
+
+fn nothing_to_load(path: String) -> Problem {
+    let problem = Problem::new(path, "this reward model has nothing to load: the experiment trains none");
+    problem
+        .with_hint("add `[reward_model]`, or set `model` to one that exists, or to `trained:NAME` for one of `[reward_models]`")
 }
 
 /// A learner and what it asks for.
@@ -183,11 +216,6 @@ impl Asked<'_> {
                             `feedback.ratings.quality.bradley_terry = {}`";
                 Some(Problem::new(path, message).with_hint(hint))
             }
-            FeedbackKind::Rated if self.is_reward_model => {
-                let message =
-                    format!("learner `{name}` learns from rated completions, which `feedback.ratings` makes only after it");
-                Some(Problem::new(path, message).with_hint("name a file in `feedback.files.rated`"))
-            }
             _ => None,
         }
     }
@@ -196,12 +224,25 @@ impl Asked<'_> {
 /// Sources of feedback that name a reward model which the experiment does not train.
 fn source_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    let order = TrainingOrder::of(config, base_dir)?;
+    let needed = FeedbackStages::of(config, base_dir)?;
+    if !order.rated.is_empty() {
+        // What rates answers is there before the reward models that learn from the ratings.
+        for (attribute, spec) in &config.feedback.ratings {
+            let options = to_json(spec);
+            let named = trained_names(&options).into_iter().map(|(_, name)| Some(name));
+            let default = asks_default_reward_model(&options).then_some(None);
+            if let Some(later) = named.chain(default).find(|name| order.rated.contains(name)) {
+                let message = format!("a circle: `{}` learns from these ratings", stage_name(later.as_deref()));
+                let problem = Problem::new(format!("feedback.ratings.{attribute}"), message);
+                problems.push(problem.with_hint("rate with another reward model, or name a file in `feedback.files.rated`"));
+            }
+        }
+    }
     if config.reward_model.is_none() {
-        let needed = FeedbackStages::of(config, base_dir)?;
         let mut check = |path: String, options: Value| {
-            if asks_trained_reward_model(&options) {
-                let problem = Problem::new(path, "this reward model has nothing to load: the experiment trains none");
-                problems.push(problem.with_hint("add `[reward_model]`, or set `model` to one that exists"));
+            if asks_default_reward_model(&options) {
+                problems.push(nothing_to_load(path));
             }
         };
         if let ScoreSource::RewardModel(spec) = config.feedback.scores.clone()
@@ -209,7 +250,7 @@ fn source_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Pro
         {
             check("feedback.scores.reward_model".to_owned(), to_json(&spec));
         }
-        for (name, spec) in config.feedback.ratings.iter().filter(|_| needed.rate) {
+        for (name, spec) in config.feedback.ratings.iter().filter(|_| needed.rate || !order.rated.is_empty()) {
             check(format!("feedback.ratings.{name}"), to_json(spec));
         }
     }

@@ -10,41 +10,42 @@ use farmhand_core::{BuildContext, Checkpoint, Error, FeedbackKind, Result, Rewar
 use serde_json::json;
 
 use super::requirements::FeedbackStages;
+use super::reward_models::{TrainedModel, TrainingOrder};
 use super::{Experiment, to_json, with_models};
 use crate::pipeline::{answer_feedback, evaluate};
 
 const ANSWERS: &str = "sample/completions.jsonl";
 const JUDGEMENTS: &str = "annotate/judgements.jsonl";
-const PAIRS: &str = "annotate/preferences.jsonl";
+pub(super) const PAIRS: &str = "annotate/preferences.jsonl";
 
 /// The stage that scores answers by their annotations, for a reward model that learns from ranked lists.
 const SCORE_FOR_REWARD_MODEL: &str = "score-by-annotations";
 
 impl Experiment<'_> {
-    /// What the reward model learns from, as far as a stage has to make it.
-    pub(super) fn supply_reward_model(&mut self, start: &Checkpoint) -> Result<()> {
+    /// What reward models learn from, as far as a stage has to make it before there is any.
+    pub(super) fn supply_reward_models(&mut self, start: &Checkpoint) -> Result<()> {
         if FeedbackStages::of(&self.config, &self.base_dir)?.score_for_reward_model {
-            self.score(SCORE_FOR_REWARD_MODEL, None, start, None)?;
+            self.score(SCORE_FOR_REWARD_MODEL, None, start)?;
         }
         Ok(())
     }
 
     /// What the methods learn from, as far as stages have to make it.
-    pub(super) fn supply_methods(&mut self, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<()> {
+    pub(super) fn supply_methods(&mut self, start: &Checkpoint) -> Result<()> {
         let needed = FeedbackStages::of(&self.config, &self.base_dir)?;
         if needed.score {
             let scorer = match self.config.feedback.scores.clone() {
-                ScoreSource::Auto => reward_model.map(|_| self.scorer()),
+                ScoreSource::Auto => self.trained.get(None).map(TrainedModel::scorer),
                 ScoreSource::Annotations => None,
                 ScoreSource::RewardModel(spec) => Some(spec),
             };
-            self.score("score", scorer, start, reward_model)?;
+            self.score("score", scorer, start)?;
         }
         if needed.label {
             self.label()?;
         }
         if needed.rate {
-            self.rate(start, reward_model)?;
+            self.rate(start)?;
         }
         Ok(())
     }
@@ -67,13 +68,9 @@ impl Experiment<'_> {
     }
 
     /// Scores the sampled answers and ranks those to the same instruction: by a reward model, or without one by the annotations.
-    fn score(
-        &mut self,
-        name: &str,
-        scorer: Option<RewardModelSpec>,
-        start: &Checkpoint,
-        reward_model: Option<&Checkpoint>,
-    ) -> Result<()> {
+    fn score(&mut self, name: &str, scorer: Option<RewardModelSpec>, start: &Checkpoint) -> Result<()> {
+        let reward_model = self.trained.get(None).map(|model| model.checkpoint.clone());
+        let reward_model = reward_model.as_ref();
         let (options, inputs) = match &scorer {
             Some(spec) => {
                 (json!({ "reward_model": to_json(spec) }), with_models(ANSWERS, std::iter::once(start).chain(reward_model)))
@@ -135,7 +132,11 @@ impl Experiment<'_> {
     }
 
     /// Rates the sampled answers on every attribute.
-    fn rate(&mut self, start: &Checkpoint, reward_model: Option<&Checkpoint>) -> Result<()> {
+    pub(super) fn rate(&mut self, start: &Checkpoint) -> Result<()> {
+        // A reward model that learns from these ratings is trained after them.
+        let first = TrainingOrder::of(&self.config, &self.base_dir)?.first.contains(&None);
+        let reward_model = self.trained.get(None).filter(|_| first).map(|model| model.checkpoint.clone());
+        let reward_model = reward_model.as_ref();
         let (attributes, n_levels) = (self.config.feedback.ratings.clone(), self.config.feedback.rating_levels);
         let options = json!({ "ratings": to_json(&attributes), "levels": n_levels });
         let inputs = with_models(ANSWERS, std::iter::once(start).chain(reward_model));

@@ -226,7 +226,8 @@ mod tests {
         let stage = Stage::new();
         let checkpoint = tiny_checkpoint(&stage);
         let policy = PolicySpec::from_json("causal_lm", "{}").expect("built in");
-        let who = Answerer { policy: &policy, checkpoint: &checkpoint, base_dir: Path::new(".") };
+        let who =
+            Answerer { policy: &policy, checkpoint: &checkpoint, base_dir: Path::new("."), models: &farmhand_core::FoldersOnly };
         let sampling = SamplingParams { n: 4, max_new_tokens: 6, ..SamplingParams::default() };
         let ask = |n: usize, temperatures: &[f64]| {
             let stage = Stage::new();

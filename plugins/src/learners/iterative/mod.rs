@@ -93,7 +93,7 @@ impl Learner for Iterative {
         if let Some(reason) = unfit(&config.learner) {
             return Err(Error::invalid_config(format!("`learner`: {reason}")));
         }
-        let LearnerInputs { init, reference, feedback, mut reward_model, annotator, .. } = inputs;
+        let LearnerInputs { init, reference, feedback, mut reward_model, annotator, models, .. } = inputs;
         let instructions = feedback.prompts()?;
         let per_round = per_round(config, instructions.len())?;
         let initial_reference = reference.unwrap_or(init);
@@ -106,6 +106,7 @@ impl Learner for Iterative {
             let build = BuildContext {
                 policy: Some(&round.start),
                 reward_model: self.reward_model.as_ref(),
+                models,
                 ..BuildContext::new(self.device, &self.base_dir)
             };
 
@@ -116,7 +117,7 @@ impl Learner for Iterative {
                     order[number as usize * n..][..n].iter().map(|&i| instructions[i].clone()).collect()
                 }
             };
-            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir: &self.base_dir };
+            let who = Answerer { policy: &config.policy, checkpoint: &round.start, base_dir: &self.base_dir, models };
             let answers = sample(who, &asked, &config.sampling, &config.temperatures, ctx)?;
             let mut scorer = match &config.scorer {
                 Scorer::RewardModel => RoundScorer::RewardModel(present(&mut reward_model)?),
@@ -160,6 +161,7 @@ impl Learner for Iterative {
                     false => None,
                 },
                 annotator: annotator.filter(|_| self.inner.annotator),
+                models,
             };
             let made = config.learner.build(&build)?.learn(inputs, &inner_ctx)?;
             Rounds::note_steps(events.n_steps(), ctx)?;

@@ -274,7 +274,7 @@ mod tests {
         assert!(error.message().contains("`max_prompt_tokens` of 2 tokens"), "{error}");
         let feedback = Feedback::Prompts(&[]);
         let inputs =
-            LearnerInputs { init: &init, reference: None, feedback, validation: None, reward_model: None, annotator: None };
+            LearnerInputs { init: &init, reference: None, feedback, validation: None, reward_model: None, annotator: None, models: &farmhand_core::FoldersOnly };
         let error = Ppo(config()).learn(inputs, &stage.context(&events)).expect_err("no reward model");
         assert_eq!(error.kind(), ErrorKind::MissingInput);
     }

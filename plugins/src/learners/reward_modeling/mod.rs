@@ -97,7 +97,8 @@ impl RewardModelingConfig {
         Self { margin: MarginRule::Scaling, ..Self::default() }
     }
 
-    /// InstructGPT's ranked answers, 64 prompts a step, one pass.
+    /// InstructGPT's ranked answers (Ouyang et al. 2022, appendix C.2): all pairs of a prompt's 4 to 9 answers are one record, 64 of
+    /// them a step, one pass, a learning rate of 9e-6. There it falls to a tenth, here to 0.
     pub fn instruct_gpt() -> Self {
         let mut config = Self { learn_from: LearnFrom::AllPairs, ..Self::default() };
         config.train.batch_size = 64;
@@ -234,6 +235,7 @@ mod tests {
             validation: Some(Feedback::Preferences(held_out)),
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
@@ -323,6 +325,7 @@ mod tests {
             validation: Some(Feedback::RankedLists(held_out)),
             reward_model: None,
             annotator: None,
+            models: &farmhand_core::FoldersOnly,
         };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
@@ -362,8 +365,15 @@ mod tests {
         let run = |items: &[RankedList], config: &RewardModelingConfig| {
             let (stage, events) = (Stage::new(), RecordedEvents::default());
             let feedback = Feedback::RankedLists(items);
-            let inputs =
-                LearnerInputs { init: &init, reference: None, feedback, validation: None, reward_model: None, annotator: None };
+            let inputs = LearnerInputs {
+                init: &init,
+                reference: None,
+                feedback,
+                validation: None,
+                reward_model: None,
+                annotator: None,
+                models: &farmhand_core::FoldersOnly,
+            };
             let result = RewardModeling(config.clone()).learn(inputs, &stage.context(&events)).map(drop);
             (result, format!("{:?}", events.take()))
         };

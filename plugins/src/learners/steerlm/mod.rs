@@ -21,7 +21,7 @@ mod labels;
 mod posterior;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use farmhand_core::types::{Completion, Instruction, RatedCompletion, SamplingParams};
 use farmhand_core::{
@@ -231,9 +231,9 @@ impl Learner for Steerlm {
             let fits: BTreeSet<&String> = asked.iter().map(|instruction| &instruction.id).collect();
             let kept = all.into_iter().zip(drawn).filter(|(instruction, _)| fits.contains(&instruction.id));
             let (instructions, wanted): (Vec<Instruction>, Vec<String>) = kept.unzip();
-            let who = Answerer { policy: &bootstrap.policy, checkpoint: &round.start, base_dir };
+            let who = Answerer { policy: &bootstrap.policy, checkpoint: &round.start, base_dir, models: inputs.models };
             let asked = sample_answers(who, &asked, &bootstrap.sampling, "answers", ctx)?;
-            let own = rate(&asked, &instructions, n, &bootstrap.attribute_models, base_dir, ctx)?;
+            let own = rate(&asked, &instructions, n, &bootstrap.attribute_models, who, ctx)?;
             match bootstrap.update {
                 BootstrapUpdate::Imitate { start } => {
                     let all = [answers.clone(), labels.conditioned(&own, &controls)].concat();
@@ -259,13 +259,13 @@ fn rate(
     instructions: &[Instruction],
     n: usize,
     models: &BTreeMap<String, RewardModelSpec>,
-    base_dir: &Path,
+    who: Answerer<'_>,
     ctx: &RunContext<'_>,
 ) -> Result<Vec<RatedCompletion>> {
     let plain = |(i, answer): (usize, &Completion)| Completion { instruction: instructions[i / n].clone(), ..answer.clone() };
     let answers: Vec<Completion> = answers.iter().enumerate().map(plain).collect();
     let mut ratings: Vec<BTreeMap<String, f64>> = vec![BTreeMap::new(); answers.len()];
-    let build = BuildContext::new(ctx.device, base_dir);
+    let build = who.build_context(ctx.device);
     for (i, (name, spec)) in models.iter().enumerate() {
         // One at a time: each may be a model of its own.
         let mut model = spec.build(&build)?;
@@ -283,6 +283,8 @@ fn rate(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use farmhand_core::{Device, Feedback, RecordedEvents};
 
     use super::*;
@@ -319,7 +321,15 @@ mod tests {
     fn learn(config: &SteerlmConfig, rated: &[RatedCompletion], init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
         let feedback = Feedback::Rated(rated);
         let validation = Some(feedback);
-        let inputs = LearnerInputs { init, reference: None, feedback, validation, reward_model: None, annotator: None };
+        let inputs = LearnerInputs {
+            init,
+            reference: None,
+            feedback,
+            validation,
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
         config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
     }
 

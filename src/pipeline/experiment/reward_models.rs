@@ -1,0 +1,221 @@
+//! The reward models of an experiment: each trained as soon as its feedback is there, found by its name, and all measured on the
+//! same pairs that none of them has seen.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use farmhand_core::config::{ExperimentConfig, RewardModelStage, trained_name, trained_names};
+use farmhand_core::data::{self, ReadOptions};
+use farmhand_core::{BuildContext, Checkpoint, Error, FeedbackKind, FindModel, Result, RewardModelSpec, Seed};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::repetition::Repetition;
+use super::requirements::requires;
+use super::supply::PAIRS;
+use super::{Experiment, to_json};
+use crate::pipeline::learn::OwnedFeedback;
+use crate::pipeline::{reward_model_spec, score_pairs_by};
+
+/// The stage that compares the reward models.
+pub(in crate::pipeline) const MEASURE: &str = "measure-reward-models";
+
+/// A reward model of the experiment: `None` for `[reward_model]`, or its name in `[reward_models]`.
+pub(in crate::pipeline) type Name = Option<String>;
+
+/// The reward models in the order in which they are trained.
+#[derive(Debug, Default)]
+pub(in crate::pipeline) struct TrainingOrder {
+    /// Those whose feedback is there before any of them.
+    pub(in crate::pipeline) first: Vec<Name>,
+    /// Those that learn from ratings which a stage makes, for which it may ask the others.
+    pub(in crate::pipeline) rated: Vec<Name>,
+}
+
+impl TrainingOrder {
+    /// # Errors
+    /// When a learner cannot be built.
+    pub(in crate::pipeline) fn of(config: &ExperimentConfig, base_dir: &Path) -> Result<Self> {
+        let mut order = Self::default();
+        let named = config.reward_models.iter().map(|(name, stage)| (Some(name.clone()), stage));
+        for (name, stage) in config.reward_model.iter().map(|stage| (None, stage)).chain(named) {
+            let kind = requires(&stage.learner, config, base_dir)?.feedback;
+            let rated = kind == FeedbackKind::Rated && config.feedback.files.of(kind).is_none();
+            if rated { order.rated.push(name) } else { order.first.push(name) }
+        }
+        Ok(order)
+    }
+}
+
+/// The stage that trains a reward model.
+pub(in crate::pipeline) fn stage_name(name: Option<&str>) -> String {
+    name.map_or_else(|| "reward-model".to_owned(), |name| format!("reward-model-{name}"))
+}
+
+/// The table of a reward model.
+pub(in crate::pipeline) fn stage_of<'a>(name: Option<&str>, config: &'a ExperimentConfig) -> Option<&'a RewardModelStage> {
+    match name {
+        None => config.reward_model.as_ref(),
+        Some(name) => config.reward_models.get(name),
+    }
+}
+
+/// How a trained reward model scores when nothing says so.
+fn default_scorer(learner: &str) -> RewardModelSpec {
+    let built_in = |name| RewardModelSpec::from_json(name, "{}").expect("the reward models are built in");
+    match learner {
+        "preference_modeling" => built_in("preference_model"),
+        "attribute_regression" => built_in("attributes"),
+        _ => reward_model_spec(),
+    }
+}
+
+/// A reward model that was trained.
+#[derive(Debug, Clone)]
+pub(super) struct TrainedModel {
+    pub(super) checkpoint: Checkpoint,
+    stage: RewardModelStage,
+}
+
+impl TrainedModel {
+    /// How it scores answers.
+    pub(super) fn scorer(&self) -> RewardModelSpec {
+        self.stage.scorer.clone().unwrap_or_else(|| default_scorer(self.stage.learner.name()))
+    }
+
+    /// What the configuration says about that, for the record of a stage.
+    pub(super) fn written_scorer(&self) -> Value {
+        to_json(&self.stage.scorer)
+    }
+}
+
+/// The reward models that have been trained so far.
+#[derive(Debug, Default)]
+pub(super) struct TrainedModels(BTreeMap<Name, TrainedModel>);
+
+impl TrainedModels {
+    /// The one of this name, or of `[reward_model]` without one.
+    pub(super) fn get(&self, name: Option<&str>) -> Option<&TrainedModel> {
+        self.0.get(&name.map(str::to_owned))
+    }
+
+    /// The checkpoints that options name, at any depth.
+    pub(super) fn named_in(&self, options: &Value) -> Vec<&Checkpoint> {
+        let names = trained_names(options);
+        names.iter().filter_map(|(_, name)| self.get(Some(name))).map(|model| &model.checkpoint).collect()
+    }
+}
+
+/// Finds the experiment's own reward models by name and all others as ever.
+#[derive(Debug)]
+pub(super) struct FindTrained<'a> {
+    pub(super) trained: &'a TrainedModels,
+    pub(super) others: &'a dyn FindModel,
+}
+
+impl FindTrained<'_> {
+    fn own(&self, name: &Path) -> Option<Result<Checkpoint>> {
+        let name = trained_name(name)?;
+        let missing = || Error::missing_input(format!("reward model `{name}` is not trained yet"));
+        Some(self.trained.get(Some(name)).map(|model| model.checkpoint.clone()).ok_or_else(missing))
+    }
+}
+
+impl FindModel for FindTrained<'_> {
+    fn find_model(&self, name: &Path, base_dir: &Path) -> Result<Checkpoint> {
+        self.own(name).unwrap_or_else(|| self.others.find_model(name, base_dir))
+    }
+
+    fn find_description(&self, name: &Path, base_dir: &Path) -> Result<Checkpoint> {
+        self.own(name).unwrap_or_else(|| self.others.find_description(name, base_dir))
+    }
+}
+
+/// What the held-out pairs tell about a reward model.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// `reward-model`, or `reward-model-NAME`: the stage that trained it.
+    model: String,
+    /// How it scores.
+    scorer: String,
+    /// Pairs.
+    n: usize,
+    /// Shares and means by name; see [`PairReport`](farmhand_plugins::rl::pair_accuracy::PairReport).
+    numbers: BTreeMap<&'static str, f64>,
+}
+
+impl Experiment<'_> {
+    /// Trains them all, and measures them.
+    pub(super) fn reward_models(&mut self, start: &Checkpoint) -> Result<()> {
+        let order = TrainingOrder::of(&self.config, &self.base_dir)?;
+        for name in &order.first {
+            self.reward_model(name.as_deref(), start)?;
+        }
+        if !order.rated.is_empty() {
+            self.rate(start)?;
+        }
+        for name in &order.rated {
+            self.reward_model(name.as_deref(), start)?;
+        }
+        self.measure_reward_models(start)
+    }
+
+    fn reward_model(&mut self, name: Option<&str>, start: &Checkpoint) -> Result<()> {
+        let Some(stage) = stage_of(name, &self.config).cloned() else { return Ok(()) };
+        let kind = requires(&stage.learner, &self.config, &self.base_dir)?.feedback;
+        let file = self.feedback_file(kind, true);
+        let only = Repetition::only(self.config.seed);
+        let learning = super::methods::Learning::of_reward_model(start, stage.held_out);
+        let done = self.learn(&stage_name(name), &stage.learner, file, learning, only)?;
+        let checkpoint = Checkpoint::open(done.checkpoint_dir())?;
+        self.trained.0.insert(name.map(str::to_owned), TrainedModel { checkpoint, stage });
+        Ok(())
+    }
+
+    /// The seed by which feedback is held out from reward models, the same for all of them.
+    pub(super) fn held_out_seed(&self) -> Seed {
+        Repetition::only(self.config.seed).root().child(&stage_name(None), 0).child("held out", 0)
+    }
+
+    /// How each reward model orders the annotated pairs that none of them learned from.
+    fn measure_reward_models(&mut self, start: &Checkpoint) -> Result<()> {
+        let models: Vec<(String, TrainedModel)> =
+            self.trained.0.iter().map(|(name, model)| (stage_name(name.as_deref()), model.clone())).collect();
+        // The part that a smaller share holds out lies in that of a larger one.
+        let share = models.iter().map(|(_, model)| model.stage.held_out).fold(f64::INFINITY, f64::min);
+        if models.is_empty() || share <= 0.0 {
+            return Ok(());
+        }
+        let scorers: BTreeMap<&String, Value> = models.iter().map(|(name, model)| (name, to_json(&model.scorer()))).collect();
+        let options = json!({ "held_out": share, "scorers": scorers });
+        let own = models.iter().map(|(_, model)| &model.checkpoint);
+        let inputs = super::with_models(PAIRS, std::iter::once(start).chain(own));
+        let (pairs, seed) = (self.input(PAIRS), self.held_out_seed());
+        self.stage(MEASURE, options, inputs, |_, ctx, build| {
+            let (pairs, _) = data::read_preference_pairs(&pairs, &ReadOptions::default())?;
+            let Some(OwnedFeedback::Preferences(pairs)) = OwnedFeedback::Preferences(pairs).hold_out(share, seed)?.1 else {
+                ctx.events.warn("no annotated pair is held out from the reward models: there are too few to measure them");
+                return ctx.stage.write_jsonl::<Measured>("report.jsonl", &[]).map(|_| ());
+            };
+            let mut measured = Vec::new();
+            for (name, model) in &models {
+                let build = BuildContext { policy: Some(start), reward_model: Some(&model.checkpoint), ..*build };
+                let scorer = model.scorer();
+                let report = score_pairs_by(&mut *scorer.build(&build)?, &pairs, ctx)?;
+                let percent = |name: &str| report.get(name).map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+                ctx.events.info(&format!(
+                    "  {name} (`{}`) orders {} of {} held-out pairs rightly, {} where the better answer is longer, {} where it is shorter",
+                    scorer.name(),
+                    percent("accuracy"),
+                    report.n,
+                    percent("accuracy_chosen_longer"),
+                    percent("accuracy_chosen_shorter"),
+                ));
+                let numbers = report.numbers.iter().copied().collect();
+                measured.push(Measured { model: name.clone(), scorer: scorer.name().to_owned(), n: report.n, numbers });
+            }
+            ctx.stage.write_jsonl("report.jsonl", &measured).map(|_| ())
+        })?;
+        Ok(())
+    }
+}
