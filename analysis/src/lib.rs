@@ -32,4 +32,4 @@ pub use paired::{PairedDifference, paired_differences};
 pub use parquet::{Record, read_parquet_records, write_parquet_records};
 pub use repetitions::Repetitions;
 pub use report::{ReportSummary, write_report};
-pub use run_files::{ModelFiles, RunFiles, Scalars, read_reports};
+pub use run_files::{MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};

@@ -24,6 +24,21 @@ pub struct RunFiles {
     pub models: Vec<ModelFiles>,
     /// The numbers the stages recorded while they worked, from `events.jsonl`.
     pub scalars: Scalars,
+    /// How the reward models order held-out pairs, from `measure-reward-models/report.jsonl`.
+    pub reward_models: Vec<MeasuredRewardModel>,
+}
+
+/// How one of the run's reward models orders pairs that none of them learned from.
+#[derive(Debug, Clone, Deserialize)]
+pub struct MeasuredRewardModel {
+    /// The stage that trained it: `reward-model`, or `reward-model-NAME`.
+    pub model: String,
+    /// The component that scores with it.
+    pub scorer: String,
+    /// Pairs.
+    pub n: usize,
+    /// Shares and means by name: `accuracy`, `brier`, `calibration_error`, and accuracy in groups of pairs.
+    pub numbers: BTreeMap<String, f64>,
 }
 
 /// What a run directory holds about one method's model.
@@ -68,7 +83,8 @@ impl RunFiles {
             None => folder,
         };
         let models = methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
-        Ok(Self { name, config, models, scalars: read_scalars(&run_dir.join("events.jsonl"))? })
+        let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
+        Ok(Self { name, config, models, scalars: read_scalars(&run_dir.join("events.jsonl"))?, reward_models })
     }
 }
 

@@ -142,7 +142,12 @@ fn losses(run: &RunFiles) -> Curves {
 
 /// Stages in the order in which they run; the methods among themselves by name.
 fn order(stage: &str) -> usize {
-    ["base", "sft", "reward-model"].iter().position(|known| *known == stage).unwrap_or(3)
+    match stage {
+        "base" => 0,
+        "sft" => 1,
+        _ if reward_model_name(stage).is_some() => 2,
+        _ => 3,
+    }
 }
 
 fn series(run: &RunFiles, stage: &str, points: &BTreeMap<u64, f64>) -> Series {
@@ -171,9 +176,18 @@ fn shown_stages(run: &RunFiles) -> impl Iterator<Item = (&String, &BTreeMap<Stri
 fn stage_title(stage: &str) -> String {
     match stage {
         "sft" => "Supervised fine-tuning".to_owned(),
-        "reward-model" => "Reward model".to_owned(),
-        other => method_of(other).to_owned(),
+        other => match reward_model_name(other) {
+            Some("") => "Reward model".to_owned(),
+            Some(name) => format!("Reward model `{name}`"),
+            None => method_of(other).to_owned(),
+        },
     }
+}
+
+/// The name of the reward model that a stage trains, empty for the one without.
+fn reward_model_name(stage: &str) -> Option<&str> {
+    let rest = stage.strip_prefix("reward-model")?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('-') }
 }
 
 /// What comes after the last `/` of a scalar's name.

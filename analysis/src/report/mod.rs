@@ -5,6 +5,7 @@ mod details;
 mod figures;
 mod over_optimisation;
 mod page;
+mod reward_models;
 mod samples;
 
 use std::path::{Path, PathBuf};

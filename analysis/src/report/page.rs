@@ -6,7 +6,7 @@ use crate::paired::PairedDifference;
 use crate::repetitions::Repetitions;
 use crate::report::figures::Figure;
 use crate::report::over_optimisation::OverOptimisation;
-use crate::report::{details, samples};
+use crate::report::{details, reward_models, samples};
 use crate::run_files::RunFiles;
 
 /// The whole page.
@@ -23,6 +23,7 @@ pub(super) fn page(
         differences(pairs),
         charts(figures),
         over_optimisation(optimised),
+        reward_models(run),
         methods(run, board),
         failures(run),
         caveats(run),
@@ -86,6 +87,11 @@ fn methods(run: &RunFiles, board: &Leaderboard) -> Option<Section> {
     methods.sort_by_key(rank);
     let body: String = methods.iter().map(shown).collect();
     (!body.is_empty()).then_some(Section { id: "methods", title: "Methods", body })
+}
+
+fn reward_models(run: &RunFiles) -> Option<Section> {
+    let body = reward_models::reward_models(&run.reward_models)?;
+    Some(Section { id: "reward-models", title: "Reward models", body })
 }
 
 fn failures(run: &RunFiles) -> Option<Section> {

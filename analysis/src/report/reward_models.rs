@@ -1,0 +1,70 @@
+//! How well the run's reward models order pairs that none of them has seen.
+
+use crate::number::fixed;
+use crate::run_files::MeasuredRewardModel;
+use crate::table::{Align, Table};
+
+/// A table of them, a row each; nothing when none was measured.
+pub(super) fn reward_models(measured: &[MeasuredRewardModel]) -> Option<String> {
+    let first = measured.first()?;
+    let columns = [("Reward model", Align::Left), ("Scores by", Align::Left)]
+        .into_iter()
+        .chain(
+            ["Accuracy (%)", "95 % interval", "Brier", "Calibration error", "Better is longer (%)", "Better is shorter (%)"]
+                .map(right),
+        )
+        .map(|(header, align)| (header.to_owned(), align));
+    let rows = measured.iter().map(|model| {
+        let percent = |name: &str| model.numbers.get(name).map(|share| fixed(100.0 * share, 1));
+        let number = |name: &str| model.numbers.get(name).map(|number| fixed(*number, 3)).unwrap_or_default();
+        let interval = percent("accuracy_low").zip(percent("accuracy_high")).map(|(low, high)| format!("{low} – {high}"));
+        vec![
+            name_of(&model.model).to_owned(),
+            model.scorer.clone(),
+            percent("accuracy").unwrap_or_default(),
+            interval.unwrap_or_default(),
+            number("brier"),
+            number("calibration_error"),
+            percent("accuracy_chosen_longer").unwrap_or_default(),
+            percent("accuracy_chosen_shorter").unwrap_or_default(),
+        ]
+    });
+    let note = format!(
+        "<p>On {} annotated pairs whose instructions no reward model learned from: how often the chosen answer scores more, how far \
+         its probability is from certainty and from how often it is right, and accuracy where the chosen answer is the longer and \
+         the shorter one.</p>\n",
+        first.n
+    );
+    Some(note + &Table::new(columns.collect(), rows.collect()).html())
+}
+
+fn right(header: &str) -> (&str, Align) {
+    (header, Align::Right)
+}
+
+/// The name in `[reward_models]`, or of the one without.
+fn name_of(stage: &str) -> &str {
+    stage.strip_prefix("reward-model-").unwrap_or("reward_model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reward_model_has_a_row_and_what_was_not_measured_stays_empty() {
+        assert_eq!(reward_models(&[]), None);
+        let measured: Vec<MeasuredRewardModel> = [
+            r#"{"model":"reward-model","scorer":"ensemble","n":40,"numbers":{"accuracy":0.725,"accuracy_low":0.57,"accuracy_high":0.84,"brier":0.2,"calibration_error":0.081}}"#,
+            r#"{"model":"reward-model-judge","scorer":"preference_model","n":40,"numbers":{"accuracy":0.5,"accuracy_chosen_longer":1.0}}"#,
+        ]
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("a record"))
+        .collect();
+        let html = reward_models(&measured).expect("a table");
+        for part in ["On 40 annotated pairs", "reward_model", "judge", "72.5", "57.0 – 84.0", "0.081", "100.0"] {
+            assert!(html.contains(part), "no `{part}` in {html}");
+        }
+        assert_eq!(html.matches("<tr").count(), 3);
+    }
+}
