@@ -54,7 +54,7 @@ pub use preference_modeling::{PreferenceModelingConfig, ReplyLoss, ShownOrders};
 pub use pro::ProConfig;
 pub use quark::{KlDirection, Pool, QuarkConfig, TrainedBins};
 pub use raft::{RaftConfig, RaftSelection};
-pub use reinforce_pp::{Baseline, KlPlacement, ReinforcePpConfig};
+pub use reinforce_pp::{Baseline, ReinforcePpConfig};
 pub use rejection_sampling::{RejectionSamplingConfig, RoundsReplayed};
 pub use remax::RemaxConfig;
 pub use reward_conditioning::{Levels, RewardConditioningConfig};

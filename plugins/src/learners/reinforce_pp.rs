@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::rl::advantage::{GroupAdvantage, discounted_returns};
-use crate::rl::kl::KlEstimator;
+use crate::rl::kl::{KlEstimator, KlPlacement};
 use crate::rl::masked::Whitening;
 use crate::rl::policy_gradient::clipped_policy_loss;
 use crate::rl::reduction::Reduction;
@@ -44,17 +44,6 @@ pub enum Baseline {
     GroupMean,
 }
 
-/// Where the divergence from the reference counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum KlPlacement {
-    /// It is subtracted from each token's reward.
-    #[default]
-    Reward,
-    /// It is added to each token's loss.
-    Loss,
-}
-
 /// Options of `[learner.reinforce_pp]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -69,7 +58,7 @@ pub struct ReinforcePpConfig {
     pub kl_weight: f64,
     /// How the divergence is estimated per token.
     pub kl_estimator: KlEstimator,
-    /// Where it counts.
+    /// Where it counts; in the reward, token by token.
     pub kl_placement: KlPlacement,
     /// Discount γ per token, in [0, 1].
     pub gamma: f64,

@@ -7,6 +7,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+/// Where the divergence from the reference counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KlPlacement {
+    /// It is subtracted from the reward, so that it has no gradient of its own.
+    Reward,
+    /// It is added to each token's loss.
+    Loss,
+}
+
 /// How the divergence is estimated from the log-probabilities of a sampled token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

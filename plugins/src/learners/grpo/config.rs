@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rl::advantage::GroupAdvantage;
-use crate::rl::kl::KlEstimator;
+use crate::rl::kl::{KlEstimator, KlPlacement};
 use crate::rl::policy_gradient::{ClipRange, Importance};
 use crate::rl::reduction::Reduction;
 use crate::training::{PassOptions, Ranges, RolloutOptions};
@@ -59,9 +59,13 @@ pub struct GrpoConfig {
     pub dual_clip: Option<f64>,
     /// How token losses become one number per optimiser step; `fixed_norm` divides by `max_new_tokens`.
     pub reduction: Reduction,
-    /// Weight β of the divergence from the reference in the loss, ≥ 0; 0 needs no reference.
+    /// Weight β of the divergence from the reference, ≥ 0; 0 needs no reference.
     pub kl_weight: f64,
-    /// How the divergence is estimated per token. Of `k1` the gradient is 0 on average, so that it needs `kl_importance_weight`.
+    /// Where the divergence counts: the paper's place is the loss. In the reward it is summed over the response before responses are
+    /// compared with each other.
+    pub kl_placement: KlPlacement,
+    /// How the divergence is estimated per token. In the loss, the gradient of `k1` is 0 on average, so that it needs
+    /// `kl_importance_weight`; in the reward, `k1` is the usual one.
     pub kl_estimator: KlEstimator,
     /// Multiply the divergence of a token by its ratio, so that its estimate stays unbiased when the policy has moved.
     pub kl_importance_weight: bool,
@@ -89,6 +93,7 @@ impl Default for GrpoConfig {
             dual_clip: None,
             reduction: Reduction::SeqMean,
             kl_weight: 0.04,
+            kl_placement: KlPlacement::Loss,
             kl_estimator: KlEstimator::K3,
             kl_importance_weight: false,
             passes: PassOptions::default(),
@@ -145,7 +150,9 @@ impl GrpoConfig {
         let ceiling = self.dual_clip.unwrap_or(f64::INFINITY);
         let clips = matches!(self.ratio, Importance::Token | Importance::Sequence);
         let refills = !matches!(self.equal_rewards, EqualRewards::Refill { rounds: 0 });
-        let drifts = self.kl_estimator == KlEstimator::K1 && self.kl_weight > 0.0 && !self.kl_importance_weight;
+        let in_reward = self.kl_placement == KlPlacement::Reward;
+        let in_loss = self.kl_weight > 0.0 && !in_reward;
+        let drifts = self.kl_estimator == KlEstimator::K1 && in_loss && !self.kl_importance_weight;
         let n = self.rollouts.samples_per_prompt;
         Ranges::new()
             .rollouts(&self.rollouts, &self.passes)
@@ -171,11 +178,12 @@ impl GrpoConfig {
                 "`k2` or `k3`, or `kl_importance_weight`, for the gradient of `k1` is 0 on average",
                 "`k1`",
             )
+            .require("kl_placement", !in_reward || self.kl_weight > 0.0, "`kl_weight` > 0 for `reward`", "`kl_weight = 0`")
             .require(
                 "kl_importance_weight",
-                !self.kl_importance_weight || self.kl_weight > 0.0,
-                "`kl_weight` > 0 when it is set",
-                "`kl_weight = 0`",
+                !self.kl_importance_weight || in_loss,
+                "a divergence in the loss (`kl_weight` > 0) when it is set",
+                "none",
             )
             .nested("optim", self.optim.problems())
             .problems()
@@ -207,6 +215,9 @@ mod tests {
         assert_eq!(paths(GrpoConfig { dual_clip: Some(3.0), ..GrpoConfig::cispo() }), ["dual_clip"]);
         let useless = GrpoConfig { kl_importance_weight: true, ..GrpoConfig::dr_grpo() };
         assert_eq!(paths(useless), ["kl_importance_weight"]);
+        let in_reward = GrpoConfig { kl_placement: KlPlacement::Reward, kl_importance_weight: true, ..GrpoConfig::default() };
+        assert_eq!(paths(in_reward.clone()), ["kl_importance_weight"]);
+        assert_eq!(paths(GrpoConfig { kl_weight: 0.0, ..in_reward }), ["kl_placement", "kl_importance_weight"]);
         let refill = EqualRewards::Refill { rounds: 0 };
         assert_eq!(paths(GrpoConfig { equal_rewards: refill, ..GrpoConfig::default() }), ["equal_rewards.refill.rounds"]);
     }

@@ -7,10 +7,11 @@
 //!
 //! Papers since then differ from this in one term each, which are options here: the advantage
 //! ([`crate::rl::advantage::GroupAdvantage`]), the ratio ([`crate::rl::policy_gradient::Importance`]), the clip bounds, the
-//! reduction, what happens to groups without a difference and to responses that are too long. Their combinations are presets:
+//! reduction, where the divergence counts, what happens to groups without a difference and to responses that are too long. Their combinations are presets:
 //! Dr. GRPO, DAPO, GSPO, CISPO.
 
 mod config;
+mod divergence;
 
 use farmhand_core::{
     BuildContext, Checkpoint, Error, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result,
@@ -21,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 pub use self::config::{EqualRewards, GrpoConfig};
+use self::divergence::{divergences, penalised};
 use crate::rl::advantage::{is_level, per_token};
+use crate::rl::kl::KlPlacement;
 use crate::rl::policy_gradient::ratios;
 use crate::rl::reward_shaping::{length_mask, overlong_penalty};
 use crate::rl::rollout::{flat_rows, padded};
@@ -82,7 +85,7 @@ impl Learner for Grpo {
         let mut training =
             OnPolicy::start_policy(task, &sampler, reference, Some(&*reward_model), (1, batch_size), optim, carried, ctx)?;
         while let Some(step) = training.next_step()? {
-            let round = training.keep(collect(config, &sampler, training.carried.drawn, reward_model, ctx))?;
+            let mut round = training.keep(collect(config, &sampler, training.carried.drawn, reward_model, ctx))?;
             training.carried.drawn = round.drawn;
             training.log(&[
                 ("reward", round.reward),
@@ -92,6 +95,12 @@ impl Learner for Grpo {
                 ("score_secs", round.score_secs),
             ]);
             training.log(&round.sampled.scalars());
+            if let Some(reference) = reference.filter(|_| config.kl_placement == KlPlacement::Reward) {
+                let kl = training.keep(divergences(config, &sampler, &round.sampled.records, reference, step, ctx))?;
+                training.log(&[("kl", kl.iter().sum::<f64>() / kl.len() as f64)]);
+                let rewards = penalised(&round.rewards, &kl, config.kl_weight);
+                round.advantages = config.advantage.of(&rewards, config.rollouts.samples_per_prompt);
+            }
             if round.trained.is_empty() || (round.level_groups == 1.0 && !with_reference) {
                 training.idle("no response has an advantage over the others to its prompt");
                 training.end_step();
@@ -101,7 +110,8 @@ impl Learner for Grpo {
             let records = round.sampled.only(&round.trained).records;
             let advantages: Vec<f64> = round.trained.iter().map(|&row| round.advantages[row]).collect();
             let partition = |epoch| sampler.partition(&records, config.batch_size, step, epoch, ctx);
-            let measured = Measured::new(config, &sampler, &records, &partition(0), reference)?;
+            let in_loss = reference.filter(|_| config.kl_placement == KlPlacement::Loss);
+            let measured = Measured::new(config, &sampler, &records, &partition(0), in_loss)?;
             let advantages = per_token(&advantages, &measured.mask);
             let partitions = (0..config.inner_epochs).map(partition);
             let loss = |micro: &MicroBatch<'_>| token_loss(config, &measured, &advantages, micro);
@@ -118,6 +128,8 @@ impl Learner for Grpo {
 /// A round's groups of scored responses.
 struct Round {
     sampled: Sampled,
+    /// Scores with their penalty for length.
+    rewards: Vec<f64>,
     advantages: Vec<f64>,
     /// The responses to train on, as places in `sampled`.
     trained: Vec<usize>,
@@ -183,6 +195,7 @@ fn collect(
         reward: plain.iter().sum::<f64>() / plain.len() as f64,
         deviation: groups.iter().map(deviation).sum::<f64>() / groups.len() as f64,
         level_groups: groups.iter().filter(|group| is_level(group)).count() as f64 / groups.len() as f64,
+        rewards,
         sampled,
         score_secs,
         drawn,
