@@ -49,7 +49,7 @@ pub use kto::{KtoConfig, LabelLoss, LabelSource};
 pub use nash_md::NashMdConfig;
 pub use online_dpo::OnlineDpoConfig;
 pub use orpo::OrpoConfig;
-pub use ppo::{PpoConfig, ValueInit};
+pub use ppo::{PpoConfig, PretrainingMix, ValueInit};
 pub use preference_modeling::{PreferenceModelingConfig, ReplyLoss, ShownOrders};
 pub use pro::ProConfig;
 pub use quark::{KlDirection, Pool, QuarkConfig, TrainedBins};

@@ -5,6 +5,7 @@ use farmhand_models::{OptimConfig, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pretraining::PretrainingMix;
 use crate::rl::kl::{KlControl, KlEstimator};
 use crate::rl::masked::Whitening;
 use crate::rl::reduction::Reduction;
@@ -69,6 +70,9 @@ pub struct PpoConfig {
     pub reduction: Reduction,
     /// Where the value model starts.
     pub value_init: ValueInit,
+    /// Texts that the policy goes on learning beside its reward (InstructGPT's PPO-ptx); by default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<PretrainingMix>,
     /// Responses generated together at most, ≥ 1. Changes speed and memory.
     pub generation_batch: usize,
     /// Rounds between saved states, ≥ 1.
@@ -107,6 +111,7 @@ impl Default for PpoConfig {
             value_weight: 0.1,
             reduction: Reduction::TokenMean,
             value_init: ValueInit::Auto,
+            pretraining: None,
             generation_batch: 64,
             save_every: 5,
             passes: PassOptions::default(),
@@ -151,6 +156,33 @@ impl PpoConfig {
         }
     }
 
+    /// InstructGPT (Ouyang et al. 2022, appendix C.4): 512 episodes a round in eight steps, passed over once, β = 0.02, no discount,
+    /// λ = 0.95 as in its predecessors, value model from the reward model, a constant learning rate of 9e-6 after ten rounds of
+    /// warm-up. Its policies' rates depend on their size; this is the value model's. Its mix of pre-training texts needs a file of them: set
+    /// `pretraining.file`.
+    pub fn instruct_gpt() -> Self {
+        let optim = OptimConfig {
+            lr: 9e-6,
+            betas: [0.9, 0.95],
+            schedule: Schedule::Constant,
+            warmup_steps: 80,
+            warmup_ratio: 0.0,
+            ..OptimConfig::default()
+        };
+        Self {
+            steps: 500,
+            rollout_size: 512,
+            batch_size: 64,
+            inner_epochs: 1,
+            kl_weight: 0.02,
+            lambda: 0.95,
+            value_init: ValueInit::RewardModel,
+            value_optim: optim.clone(),
+            optim,
+            ..Self::default()
+        }
+    }
+
     /// Everything out of range, paths relative to the learner's table.
     pub(super) fn problems(&self) -> Vec<Problem> {
         Ranges::new()
@@ -171,6 +203,7 @@ impl PpoConfig {
             .at_least_one("generation_batch", self.generation_batch)
             .at_least_one("save_every", self.save_every as usize)
             .sampled_passes(&self.passes)
+            .nested("pretraining", self.pretraining.as_ref().map(PretrainingMix::problems).unwrap_or_default())
             .nested("optim", self.optim.problems())
             .nested("value_optim", self.value_optim.problems())
             .problems()
@@ -211,9 +244,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_and_the_alpaca_farm_preset_are_in_range() {
+    fn the_default_and_the_presets_are_in_range() {
         assert_eq!(PpoConfig::default().problems(), []);
         assert_eq!(PpoConfig::alpaca_farm().problems(), []);
+        assert_eq!(PpoConfig::instruct_gpt().problems(), []);
+        // 256 000 episodes.
+        assert_eq!(PpoConfig::instruct_gpt().n_optimiser_steps(), 500 * 8);
         assert_eq!(PpoConfig::alpaca_farm().n_optimiser_steps(), 390 * 4);
     }
 

@@ -13,13 +13,16 @@
 //! * `config`: the options.
 //! * `sampling`: responses, scores, log-probabilities, values.
 //! * `update`: rewards, advantages, optimiser steps.
+//! * `pretraining`: texts that the policy goes on learning.
 //! * `value_start`: where the value model comes from.
 
 mod config;
+mod pretraining;
 mod sampling;
 mod update;
 mod value_start;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use farmhand_core::{
@@ -30,6 +33,8 @@ use farmhand_models::save_checkpoint;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{PpoConfig, ValueInit};
+pub use self::pretraining::PretrainingMix;
+use self::pretraining::PretrainingTexts;
 use self::sampling::Actors;
 use self::update::{dry_run, targets, update};
 use self::value_start::starting_value_model;
@@ -40,13 +45,16 @@ use crate::training::{
 register! {
     kind: Learner, name: "ppo", config: PpoConfig,
     summary: "proximal policy optimisation against a reward model, as in AlpacaFarm", paper: "https://arxiv.org/abs/1707.06347",
-    presets: { "alpaca_farm": "AlpacaFarm's set-up for simulated feedback" => PpoConfig::alpaca_farm() },
+    presets: {
+        "alpaca_farm": "AlpacaFarm's set-up for simulated feedback" => PpoConfig::alpaca_farm(),
+        "instruct_gpt": "InstructGPT's, without its pre-training texts, which `pretraining.file` names" => PpoConfig::instruct_gpt(),
+    },
 }
 
 #[typetag::serde(name = "ppo")]
 impl LearnerConfig for PpoConfig {
-    fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(Ppo(self.clone())))
+    fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Ppo { config: self.clone(), base_dir: ctx.base_dir.to_owned() }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -54,7 +62,11 @@ impl LearnerConfig for PpoConfig {
     }
 }
 
-struct Ppo(PpoConfig);
+struct Ppo {
+    config: PpoConfig,
+    /// Where the path of pre-training texts starts.
+    base_dir: PathBuf,
+}
 
 /// What a round leaves for the next one besides weights and optimisers.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -68,7 +80,7 @@ impl Learner for Ppo {
     }
 
     fn learn(&mut self, inputs: LearnerInputs<'_>, ctx: &RunContext<'_>) -> Result<Checkpoint> {
-        let Self(config) = self;
+        let Self { config, base_dir } = self;
         let instructions = inputs.feedback.prompts()?;
         let reward_model = inputs.reward_model.ok_or_else(|| Error::missing_input("`ppo` needs a reward model"))?;
         let (codec, policy) = config.passes.load(inputs.init, ctx)?;
@@ -88,7 +100,9 @@ impl Learner for Ppo {
             prompts: &prompts,
             policy: &policy,
         };
-        let actors = Actors { config, sampler, reference: &reference, value: &value };
+        let load = |mix| PretrainingTexts::load(mix, (&codec, context), &config.passes, base_dir, ctx);
+        let pretraining = config.pretraining.as_ref().map(load).transpose()?;
+        let actors = Actors { config, sampler, reference: &reference, value: &value, pretraining: pretraining.as_ref() };
         let n_steps = config.n_optimiser_steps();
         let parts = vec![
             TrainedPart::new("policy", policy.trained(), &config.optim, n_steps),
@@ -136,6 +150,9 @@ impl Learner for Ppo {
                 ("sampled_tokens_per_sec", n_sampled as f64 / round.rollout_secs.max(1e-9)),
                 ("trained_tokens_per_sec", update.n_tokens as f64 / trained_secs),
             ]);
+            if pretraining.is_some() {
+                training.log(&[("pretraining_nll", update.pretraining_nll)]);
+            }
             training.carried.kl_weight = config.kl_control.next_weight(kl_weight, targets.kl, config.rollout_size);
             training.end_step();
         }
@@ -154,8 +171,8 @@ mod tests {
     use crate::rl::masked::Whitening;
     use crate::rl::reduction::Reduction;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, learn_to_like_e, lively_checkpoint, moved, small_lora,
-        tiny_checkpoint,
+        Constant, Stage, assert_resumes_exactly, assert_same_bytes, fast_optim, learn_from_prompts, learn_to_like_e,
+        lively_checkpoint, moved, small_lora, tiny_checkpoint,
     };
     use crate::training::PassOptions;
 
@@ -263,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn equal_rewards_teach_nothing_and_everything_stays_finite() {
+        let stage = Stage::new();
+        let (init, events) = (tiny_checkpoint(&stage), RecordedEvents::default());
+        learn_from_prompts(&config(), 10, &init, &mut Constant, &stage.context(&events)).expect("learned");
+        for name in ["policy_loss", "value_loss", "grad_norm", "value_grad_norm", "kl", "explained_variance"] {
+            let values = events.scalars(&format!("ppo/{name}"));
+            assert!(values.len() == 6 && values.iter().all(|(_, value)| value.is_finite()), "{name}: {values:?}");
+        }
+        assert!(events.scalars("ppo/reward").iter().all(|(_, reward)| (reward - 0.25).abs() < 1e-6));
+    }
+
+    #[test]
     fn a_response_without_room_and_a_missing_reward_model_are_errors() {
         let stage = Stage::new();
         let init = tiny_checkpoint(&stage);
@@ -273,9 +302,18 @@ mod tests {
             learn(&PpoConfig { max_prompt_tokens: 2, ..config() }, &init, &stage.context(&events)).expect_err("all too long");
         assert!(error.message().contains("`max_prompt_tokens` of 2 tokens"), "{error}");
         let feedback = Feedback::Prompts(&[]);
-        let inputs =
-            LearnerInputs { init: &init, reference: None, feedback, validation: None, reward_model: None, annotator: None, models: &farmhand_core::FoldersOnly };
-        let error = Ppo(config()).learn(inputs, &stage.context(&events)).expect_err("no reward model");
+        let inputs = LearnerInputs {
+            init: &init,
+            reference: None,
+            feedback,
+            validation: None,
+            reward_model: None,
+            annotator: None,
+            models: &farmhand_core::FoldersOnly,
+        };
+        let error = Ppo { config: config(), base_dir: PathBuf::new() }
+            .learn(inputs, &stage.context(&events))
+            .expect_err("no reward model");
         assert_eq!(error.kind(), ErrorKind::MissingInput);
     }
 }

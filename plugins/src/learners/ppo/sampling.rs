@@ -7,6 +7,7 @@ use farmhand_models::{LanguageModel, ScalarModel, selected_log_probs_no_grad_at}
 use tch::{Kind, Tensor};
 
 use super::PpoConfig;
+use super::pretraining::PretrainingTexts;
 use crate::rl::rollout::{RolloutBatch, padded};
 use crate::training::{Partition, Record, Sampler};
 
@@ -17,6 +18,7 @@ pub(super) struct Actors<'a> {
     pub(super) sampler: Sampler<'a>,
     pub(super) reference: &'a LanguageModel,
     pub(super) value: &'a ScalarModel,
+    pub(super) pretraining: Option<&'a PretrainingTexts>,
 }
 
 /// A round's responses: texts for the update, numbers for the losses, and what to tell.

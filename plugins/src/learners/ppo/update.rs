@@ -56,6 +56,8 @@ pub(super) struct Update {
     pub(super) explained_variance: f64,
     /// Tokens passed through the models, prompts included.
     pub(super) n_tokens: usize,
+    /// The negative log-likelihood of the pre-training texts, where there are some.
+    pub(super) pretraining_nll: f64,
 }
 
 /// All optimiser steps of round `step`.
@@ -71,6 +73,7 @@ pub(super) fn update(
     let mut update = Update { explained_variance: explained_variance(round, &targets.returns), ..Update::default() };
     let partitions = (0..actors.config.inner_epochs).flat_map(|epoch| actors.partition(&round.records, step, epoch, ctx));
     let mut n_steps = 0.0;
+    let mut n_trained = step * round.records.len() as u64 * u64::from(actors.config.inner_epochs);
     for micro_batches in partitions {
         n_steps += 1.0;
         let rows: Vec<usize> = micro_batches.concat();
@@ -85,6 +88,10 @@ pub(super) fn update(
             update.approx_kl += losses.approx_kl / totals.n_tokens as f64;
             update.n_tokens += rows.iter().map(|&row| round.records[row].n_tokens()).sum::<usize>();
         }
+        if let Some(texts) = actors.pretraining {
+            update.pretraining_nll += texts.step(actors.sampler.policy, n_trained, rows.len())?;
+        }
+        n_trained += rows.len() as u64;
         let place = || format!("step {step}, responses to instructions {}", ids_of(&round.records, &rows));
         if !(policy_loss.is_finite() && value_loss.is_finite()) {
             let message = format!("the policy loss is {policy_loss} and the value loss {value_loss} at {}", place());
@@ -106,6 +113,7 @@ pub(super) fn update(
         &mut update.approx_kl,
         &mut update.grad_norm,
         &mut update.value_grad_norm,
+        &mut update.pretraining_nll,
     ] {
         *mean /= n_steps;
     }
@@ -160,7 +168,7 @@ pub(super) fn dry_run(actors: &Actors<'_>, records: &[Record]) -> Result<()> {
     let loss = selected.values.mean(Kind::Float);
     selected.backward(&loss);
     backward(&actors.value.response_values(&tokens).mean(Kind::Float));
-    Ok(())
+    actors.pretraining.map_or(Ok(()), |texts| texts.dry_run(policy, records.len()))
 }
 
 fn explained_variance(round: &Round, returns: &Tensor) -> f64 {
@@ -207,7 +215,7 @@ mod tests {
             prompts: &prompts,
             policy: &policy,
         };
-        let actors = Actors { config, sampler, reference: &reference, value: &value };
+        let actors = Actors { config, sampler, reference: &reference, value: &value, pretraining: None };
         let build = farmhand_core::BuildContext::new(farmhand_core::Device::Cpu, std::path::Path::new("."));
         let mut length: Box<dyn RewardModel> =
             farmhand_core::RewardModelConfig::build(&LengthConfig::default(), &build).expect("built");
