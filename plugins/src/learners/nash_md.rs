@@ -198,6 +198,13 @@ mod tests {
         // TRL: two responses, the second of two tokens and a padded cell of 0.
         let (log_probs, reference) = ([-1.0, -2.0, -0.5, -0.3, -0.7, 0.0], [-1.2, -1.5, -0.6, -0.4, -0.5, 0.0]);
         assert!((loss(&log_probs, &reference, &[0.8, 0.3]) - 0.468).abs() < 1e-6);
+        // The gradient has no part through the factors: −(P − ½) + β (log π − log π_ref) a token.
+        let leaf = Tensor::from_slice(&[-0.5, -1.0, -0.3]).view([1, 3]).set_requires_grad(true);
+        let kl = leaf.detach() - Tensor::from_slice(&[-0.7, -1.1, -0.4]).view([1, 3]);
+        let weights = advantages(&[0.2], &kl, &leaf.ones_like(), 0.1);
+        reinforce_losses(&leaf, &weights).sum(Kind::Double).backward();
+        let gradient = Vec::<f64>::try_from(leaf.grad().view([-1])).expect("numbers");
+        assert!(gradient.iter().zip([-0.18, -0.19, -0.19]).all(|(a, b)| (a - b).abs() < 1e-9), "{gradient:?}");
     }
 
     #[test]

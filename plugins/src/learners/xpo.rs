@@ -189,6 +189,15 @@ mod tests {
         // TRL: the policy's response chosen, then the reference's; their log-ratios from sums over three tokens.
         let trl = losses(&[-0.2, 0.2], &[0.1, -0.1], &[-3.8, -1.3], 1e-5);
         assert!((trl - 0.693_234_18).abs() < 1e-6, "{trl}");
+        // Optimism pushes the reference's response down by α, whoever won; the rest of the slope is the link's.
+        let slope = |alpha: f64| {
+            let leaf = Tensor::from_slice(&[-3.1]).set_requires_grad(true);
+            let (chosen, one) = (Tensor::from_slice(&[0.4]), Tensor::from_slice(&[1.0]));
+            let ratios = LogRatios::new([&chosen, &(&leaf + 2.8)], [&chosen.zeros_like(), &chosen.zeros_like()], [&one, &one]);
+            optimistic_losses(PairwiseLink::Logistic, &ratios, &leaf, 0.1, alpha).sum(Kind::Double).backward();
+            leaf.grad().double_value(&[0])
+        };
+        assert!((slope(0.0) - 0.048_251).abs() < 1e-6 && (slope(0.3) - slope(0.0) - 0.3).abs() < 1e-9);
         assert!((losses(&[0.0], &[0.0], &[-3.0], 0.0) - std::f64::consts::LN_2).abs() < 1e-12);
     }
 

@@ -435,6 +435,11 @@ mod tests {
 
     #[test]
     fn without_label_noise_the_smoothed_links_are_the_logistic_one() {
+        // When half of the labels are wrong, nothing says which answer is better.
+        let mut even = ratios(&[0.0], &[0.0], (3.0, 4.0));
+        even.chosen = even.chosen.set_requires_grad(true);
+        PairwiseLink::Conservative { label_smoothing: 0.5 }.losses(&even, 0.1).sum(Kind::Double).backward();
+        assert_eq!(even.chosen.grad().double_value(&[0]), 0.0);
         let plain = values(PairwiseLink::Logistic, &four_pairs());
         for link in [PairwiseLink::Conservative { label_smoothing: 0.0 }, PairwiseLink::Robust { label_smoothing: 0.0 }] {
             assert_eq!(values(link, &four_pairs()), plain);

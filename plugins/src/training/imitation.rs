@@ -116,6 +116,30 @@ mod tests {
     }
 
     #[test]
+    fn the_loss_is_of_the_response_with_its_one_end_wherever_that_begins() {
+        let (model, mut records) = fixture();
+        let options = TrainOptions::default();
+        let sum = |records: &[Record], picked: &[usize]| {
+            imitation_step(&model, records, None, picked, Reduction::SeqSum, &options, Seed::root(0)).expect("run")
+        };
+        let text = records[1].texts[0].clone();
+        let eos = *text.ids.last().expect("an end");
+        assert_eq!(text.response().iter().filter(|&&id| id == eos).count(), 1);
+        // The end's token elsewhere is a token like any other: in the prompt it costs nothing, in the response once.
+        let batch = record_batch(&records, &[0, 1, 2, 3], options.passes.layout, model.device(), None).expect("made");
+        let n_tokens: usize = records[..4].iter().map(|record| record.texts[0].response().len()).sum();
+        assert_eq!(batch.n_response_tokens(), n_tokens);
+        let (whole, alone) = (sum(&records, &[0, 1, 2, 3]), [0, 1, 2, 3].map(|i| sum(&records, &[i])));
+        assert!((4.0 * whole - alone.iter().sum::<f64>()).abs() < 1e-4, "longer neighbours change nothing");
+        // Moved by a token, the boundary gives another loss: by what that token costs.
+        records[1].texts[0].response_start += 1;
+        let shorter = sum(&records, &[1]);
+        records[1].texts[0].response_start -= 2;
+        let longer = sum(&records, &[1]);
+        assert!(shorter < alone[1] - 1e-3 && longer > alone[1] + 1e-3, "{shorter}, {}, {longer}", alone[1]);
+    }
+
+    #[test]
     fn weights_of_1_change_nothing_and_a_weight_of_0_leaves_its_record_out_of_the_gradient() {
         let (model, records) = fixture();
         let options = TrainOptions::default();

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::learners::quark::exploration::Explored;
     use crate::testing::{SPLITS, Stage, assert_same_gradients, lively_checkpoint, take_gradients, tiny_checkpoint};
-    use crate::training::PassOptions;
+    use crate::training::{PassOptions, TrainOptions, imitation_step};
 
     fn distributions(logits: &[f64]) -> Tensor {
         log_distributions(&Tensor::from_slice(logits).unsqueeze(0))
@@ -227,5 +227,24 @@ mod tests {
         let (.., records) = fixture(&plain);
         let terms = accumulate(&policy, &policy, &records, &plain, Seed::root(0)).expect("run");
         assert!(terms.kl.abs() < 1e-6, "{terms:?}");
+    }
+
+    #[test]
+    fn without_controls_divergence_and_entropy_it_is_imitation() {
+        let config = QuarkConfig {
+            train_on: TrainedBins::BestPlain,
+            kl_weight: 0.0,
+            entropy_weight: 0.0,
+            reduction: Reduction::TokenMean,
+            ..QuarkConfig::default()
+        };
+        let (_stage, policy, reference, records) = fixture(&config);
+        let loss = accumulate(&policy, &reference, &records, &config, Seed::root(0)).expect("run").loss;
+        let gradients = take_gradients(policy.parameters());
+        let (all, options): (Vec<usize>, _) = ((0..records.policy.len()).collect(), TrainOptions::default());
+        let imitated =
+            imitation_step(&policy, &records.policy, None, &all, Reduction::TokenMean, &options, Seed::root(0)).expect("run");
+        assert!((loss - imitated).abs() < 1e-5, "{loss} and {imitated}");
+        assert_same_gradients(&take_gradients(policy.parameters()), &gradients, 1e-5);
     }
 }
