@@ -56,7 +56,8 @@ fn method_table(name: &str) -> Result<String> {
     for row in option_rows(&schema, &defaults) {
         text += &format!("# {} ({})\n", row.meaning, row.takes);
         text += &match row.default {
-            Some(default) => format!("{} = {default}\n", row.path),
+            Some(default) if row.is_there => format!("{} = {default}\n", row.path),
+            Some(default) => format!("# {} = {default}\n", row.path),
             None => format!("# {} = …\n", row.path),
         };
     }

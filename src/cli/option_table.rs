@@ -13,12 +13,14 @@ pub(super) struct OptionRow {
     pub(super) default: Option<String>,
     /// What it means.
     pub(super) meaning: String,
+    /// Whether the table that it lies in is there by default; of one that is not, the defaults count once any option is written.
+    pub(super) is_there: bool,
 }
 
 /// The options of a schema; tables inside are flattened to dotted paths.
 pub(super) fn option_rows(schema: &Value, defaults: &Value) -> Vec<OptionRow> {
     let mut rows = Vec::new();
-    collect(schema, defaults, "", &mut rows);
+    collect(schema, defaults, "", true, &mut rows);
     rows
 }
 
@@ -50,16 +52,17 @@ fn cites(text: &str) -> bool {
     text.contains("arxiv.org/abs/") || text.split(|c: char| !c.is_alphanumeric()).any(is_year)
 }
 
-fn collect(schema: &Value, defaults: &Value, prefix: &str, rows: &mut Vec<OptionRow>) {
+fn collect(schema: &Value, defaults: &Value, prefix: &str, is_there: bool, rows: &mut Vec<OptionRow>) {
     let none = Map::new();
     for (key, option) in schema.get("properties").and_then(Value::as_object).unwrap_or(&none) {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         let default = defaults.get(key).or_else(|| option.get("default")).unwrap_or(&Value::Null);
         let meaning = meaning(option);
         if option.get("properties").is_some() && option.get("x-component").is_none() {
-            collect(option, default, &path, rows);
+            let is_there = is_there && defaults.get(key).is_some_and(Value::is_object);
+            collect(option, default, &path, is_there, rows);
         } else {
-            rows.push(OptionRow { path, takes: takes(option), default: toml_text(default), meaning });
+            rows.push(OptionRow { path, takes: takes(option), default: toml_text(default), meaning, is_there });
         }
     }
 }

@@ -101,6 +101,12 @@ fn init_writes_a_configuration_that_runs_dry_and_leaves_files_alone() {
     farmhand(dir.path(), &["init", "mine.toml", "--methods", "dpo,ppo,best_of_n"]).expect_success();
     let plan = farmhand(dir.path(), &["run", "mine.toml", "--dry-run"]).expect_success().stdout;
     assert!(plan.contains("learn-ppo") && plan.contains("memory"), "{plan}");
+    let text = std::fs::read_to_string(dir.path().join("mine.toml")).expect("written");
+    for (line, what) in
+        [("# lora.rank = 16", "an adapter"), ("# pretraining.weight = 27.8", "a pre-training mix"), ("beta = 0.1", "β")]
+    {
+        assert!(text.lines().any(|found| found == line), "{what} is as it is by default:\n{text}");
+    }
     assert!(!dir.path().join("runs").exists(), "a dry run makes nothing");
     farmhand(dir.path(), &["init", "mine.toml"]).expect_error(&["`mine.toml` exists and is left alone"], Some("another file"));
     farmhand(dir.path(), &["init", "x.toml", "--methods", "ppp"]).expect_error(&["unknown learner `ppp`"], Some("ppo"));
