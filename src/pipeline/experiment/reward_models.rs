@@ -6,7 +6,11 @@ use std::path::Path;
 
 use farmhand_core::config::{ExperimentConfig, RewardModelStage, trained_name, trained_names};
 use farmhand_core::data::{self, ReadOptions};
-use farmhand_core::{BuildContext, Checkpoint, Error, FeedbackKind, FindModel, Result, RewardModelSpec, Seed};
+use farmhand_core::types::{Comparison, PreferencePair};
+use farmhand_core::{
+    AnnotatorSpec, BuildContext, Checkpoint, Error, FeedbackKind, FindModel, Result, RewardModelSpec, RunContext, Seed, checked,
+};
+use farmhand_plugins::rl::pair_accuracy::{PairReport, ScoredPair};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,6 +23,9 @@ use crate::pipeline::{reward_model_spec, score_pairs_by};
 
 /// The stage that compares the reward models.
 pub(in crate::pipeline) const MEASURE: &str = "measure-reward-models";
+
+/// The reward model, and the annotator, that read what `preference_modeling` makes.
+const PREFERENCE_MODEL: &str = "preference_model";
 
 /// A reward model of the experiment: `None` for `[reward_model]`, or its name in `[reward_models]`.
 pub(in crate::pipeline) type Name = Option<String>;
@@ -64,7 +71,7 @@ pub(in crate::pipeline) fn stage_of<'a>(name: Option<&str>, config: &'a Experime
 fn default_scorer(learner: &str) -> RewardModelSpec {
     let built_in = |name| RewardModelSpec::from_json(name, "{}").expect("the reward models are built in");
     match learner {
-        "preference_modeling" => built_in("preference_model"),
+        "preference_modeling" => built_in(PREFERENCE_MODEL),
         "attribute_regression" => built_in("attributes"),
         _ => reward_model_spec(),
     }
@@ -140,8 +147,38 @@ struct Measured {
     scorer: String,
     /// Pairs.
     n: usize,
-    /// Shares and means by name; see [`PairReport`](farmhand_plugins::rl::pair_accuracy::PairReport).
+    /// Shares and means by name; see [`PairReport`].
     numbers: BTreeMap<&'static str, f64>,
+}
+
+/// How a reward model orders pairs. A preference model is asked about the two answers themselves, and pairs that it cannot read are
+/// left out; any other gives each answer a score.
+fn measure(
+    scorer: &RewardModelSpec,
+    pairs: &[PreferencePair],
+    build: &BuildContext<'_>,
+    ctx: &RunContext<'_>,
+) -> Result<PairReport> {
+    if scorer.name() != PREFERENCE_MODEL {
+        return score_pairs_by(&mut *scorer.build(build)?, pairs, ctx);
+    }
+    let written = to_json(scorer)[PREFERENCE_MODEL].clone();
+    let shared =
+        ["model", "prompt", "max_batch_tokens"].into_iter().filter_map(|key| Some((key.to_owned(), written.get(key)?.clone())));
+    let options = Value::Object(shared.filter(|(_, value)| !value.is_null()).collect());
+    let judge = AnnotatorSpec::from_json(PREFERENCE_MODEL, &options.to_string())?.build(build)?;
+    let ask = |pair: &PreferencePair| Comparison::new(pair.instruction.clone(), &*pair.chosen, &*pair.rejected);
+    let judgements = ctx.block_on(checked::annotate(&*judge, &pairs.iter().map(ask).collect::<Vec<_>>(), ctx))?;
+    let length = |text: &str| text.chars().count() as f64;
+    let judged = pairs.iter().zip(&judgements).filter_map(|(pair, judgement)| {
+        let p_chosen = (1.0 - judgement.preference()?.p_second()).clamp(1e-12, 1.0 - 1e-12);
+        Some(ScoredPair {
+            difference: (p_chosen / (1.0 - p_chosen)).ln(),
+            length_difference: length(&pair.chosen) - length(&pair.rejected),
+            margin: pair.margin,
+        })
+    });
+    PairReport::of(&judged.collect::<Vec<_>>()).ok_or_else(|| Error::invalid_data("it can read none of the pairs"))
 }
 
 impl Experiment<'_> {
@@ -201,7 +238,15 @@ impl Experiment<'_> {
             for (name, model) in &models {
                 let build = BuildContext { policy: Some(start), reward_model: Some(&model.checkpoint), ..*build };
                 let scorer = model.scorer();
-                let report = score_pairs_by(&mut *scorer.build(&build)?, &pairs, ctx)?;
+                let report = match measure(&scorer, &pairs, &build, ctx) {
+                    Ok(report) => report,
+                    Err(error) if error.is_cancelled() => return Err(error),
+                    // What cannot be read here is told; the methods may still ask for what can.
+                    Err(error) => {
+                        ctx.events.warn(&format!("{name} (`{}`) could not be measured: {error}", scorer.name()));
+                        continue;
+                    }
+                };
                 let percent = |name: &str| report.get(name).map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share));
                 ctx.events.info(&format!(
                     "  {name} (`{}`) orders {} of {} held-out pairs rightly, {} where the better answer is longer, {} where it is shorter",
