@@ -1,30 +1,34 @@
-//! Verdicts kept in a file: a comparison that was judged before is not judged, and not paid, again.
+//! Verdicts kept in a judgement store: a comparison that was judged before is not judged, and not paid, again.
 //!
 //! A verdict is found again by its content: the comparison (what was asked and both answers, in this order), the whole
 //! configuration of the inner annotator, the seed, and the weights of the models the run offers to annotators whose options
-//! name none. A model that the options name by path counts by its path alone: remove the cache after changing its files.
-//! Several processes can share a cache. Failures are never kept.
+//! name none. A model that the options name by path counts by its path alone: name another file after changing its files.
+//! Several processes can share a store. Failures of the judge are kept apart from verdicts and asked again on request; those that
+//! may pass by themselves, such as a busy server, are asked again always.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
-use farmhand_core::run::{News, SharedJournal, hash_path};
-use farmhand_core::types::{Annotation, Comparison, content_id};
+use farmhand_core::run::hash_path;
+use farmhand_core::types::{Annotation, Comparison};
 use farmhand_core::{
-    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Checkpoint, Error, EventSink, Problem, Result, RunContext, register,
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Checkpoint, Error, Problem, Result, RunContext, register,
 };
+use farmhand_endpoints::Date;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::default_pool::default_annotator;
 use crate::failures;
+use crate::store::{Judge, Store, StoredOutcome, StoredVerdict, VerdictKey};
 use crate::tie_if_identical::TieIfIdentical;
 
 register! {
     kind: Annotator, name: "cached", config: CachedConfig,
-    summary: "keeps another annotator's verdicts in a file and does not ask twice",
+    summary: "keeps another annotator's verdicts in a judgement store and does not ask twice",
     paper: "https://arxiv.org/abs/2305.14387",
 }
 
@@ -32,15 +36,20 @@ register! {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CachedConfig {
-    /// The file, one JSON line a verdict; made when it is not there. A lock lies beside it under the same name and `.lock`.
+    /// The judgement store, an SQLite file; made when it is not there. `farmhand judgements` shows, imports and exports it.
     pub path: PathBuf,
-    /// Who judges what is not in the file; by default the embedded pool.
+    /// Who judges what is not in the store; by default the embedded pool.
     pub inner: AnnotatorSpec,
+    /// Whether comparisons on which the inner annotator failed before are judged again. Failures that may pass by themselves are
+    /// retried in any case.
+    pub retry_failures: bool,
+    /// Annotators of imported files, by the name in the file: their verdicts are taken for the inner annotator's.
+    pub imported: Vec<String>,
 }
 
 impl Default for CachedConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("annotation-cache.jsonl"), inner: default_annotator() }
+        Self { path: PathBuf::from("judgements.db"), inner: default_annotator(), retry_failures: false, imported: Vec::new() }
     }
 }
 
@@ -51,7 +60,12 @@ impl AnnotatorConfig for CachedConfig {
             serde_json::to_string(&self.inner).map_err(|error| Error::other("options are not JSON").with_source(error))?;
         let models = [ctx.reward_model, ctx.policy].into_iter().flatten().flat_map(Checkpoint::inputs).collect();
         let inner = TieIfIdentical::build(&self.inner, ctx)?;
-        Ok(TieIfIdentical::around(Cached::new(ctx.resolve(&self.path), options, models, inner)))
+        let cached = Cached::new(ctx.resolve(&self.path), options, models, inner);
+        Ok(TieIfIdentical::around(Cached {
+            retry_failures: self.retry_failures,
+            imported: self.imported.iter().map(|name| Judge::imported(name)).collect(),
+            ..cached
+        }))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -63,93 +77,96 @@ impl AnnotatorConfig for CachedConfig {
     }
 }
 
-/// One line of the file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Entry {
-    key: String,
-    annotation: Annotation,
-}
-
 struct Cached {
     inner: Box<dyn Annotator>,
     /// The inner annotator's configuration, as JSON.
     options: String,
     models: Vec<PathBuf>,
-    /// Id of `options` and the models' files; made when first needed, for hashing models takes a while.
-    identity: OnceLock<String>,
-    store: Mutex<Store>,
+    retry_failures: bool,
+    imported: Vec<Judge>,
+    /// The inner annotator with the hashes of the models; made when first needed, for hashing models takes a while.
+    judge: OnceLock<Arc<Judge>>,
+    path: PathBuf,
+    /// Opened when first needed, so that building touches no disk.
+    store: Mutex<Option<Store>>,
 }
 
-struct Store {
-    journal: SharedJournal,
-    known: HashMap<String, Annotation>,
+/// What is known of comparisons before anyone is asked.
+struct Recalled {
+    judge: Arc<Judge>,
+    seed: String,
+    keys: Vec<VerdictKey>,
+    store: Store,
+    outcomes: Vec<Option<StoredOutcome>>,
 }
 
 impl Cached {
     fn new(path: PathBuf, options: String, models: Vec<PathBuf>, inner: Box<dyn Annotator>) -> Self {
-        let store = Store { journal: SharedJournal::new(path), known: HashMap::new() };
-        Self { inner, options, models, identity: OnceLock::new(), store: Mutex::new(store) }
+        let (judge, store) = (OnceLock::new(), Mutex::new(None));
+        Self { inner, options, models, retry_failures: false, imported: Vec::new(), judge, path, store }
     }
 
-    fn identity(&self) -> Result<&str> {
-        if let Some(identity) = self.identity.get() {
-            return Ok(identity);
+    fn judge(&self) -> Result<Arc<Judge>> {
+        if let Some(judge) = self.judge.get() {
+            return Ok(judge.clone());
         }
         let hashes = self.models.iter().map(|model| hash_path(model)).collect::<Result<Vec<_>>>()?;
-        let parts = ["annotation cache v1", &self.options].into_iter().chain(hashes.iter().map(String::as_str));
-        Ok(self.identity.get_or_init(|| content_id(parts)))
+        let identity = json!({ "options": self.options, "models": hashes }).to_string();
+        let judge = Judge { name: self.inner.id().to_owned(), identity };
+        Ok(self.judge.get_or_init(|| Arc::new(judge)).clone())
     }
 
-    fn keys(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<String>> {
-        let (identity, seed) = (self.identity()?, format!("{:?}", ctx.seed));
-        Ok(comparisons.iter().map(|comparison| content_id([identity, &seed, &comparison.id])).collect())
-    }
-
-    /// The verdicts that are known by now, in the order of the keys.
-    fn recall(&self, keys: &[String], events: &dyn EventSink) -> Result<Vec<Option<Annotation>>> {
+    fn store(&self) -> Result<Store> {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.exchange(&[], events)?;
-        Ok(keys.iter().map(|key| store.known.get(key).cloned()).collect())
+        match &*store {
+            Some(store) => Ok(store.clone()),
+            None => Ok(store.insert(Store::open(&self.path)?).clone()),
+        }
     }
 
-    /// Keeps new verdicts, unless another process was faster: then its verdict stands, so that this run and the next agree.
-    fn keep(&self, new: &mut HashMap<String, Result<Annotation>>, events: &dyn EventSink) -> Result<()> {
-        let verdicts =
-            new.iter().filter_map(|(key, result)| result.as_ref().ok().map(|annotation| (key.clone(), annotation.clone())));
-        let mut entries: Vec<Entry> = verdicts.map(|(key, annotation)| Entry { key, annotation }).collect();
-        entries.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.exchange(&entries, events)?;
-        for (key, result) in new {
-            if let (Ok(annotation), Some(stands)) = (result, store.known.get(key)) {
+    fn recall(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Recalled> {
+        let (judge, store, seed) = (self.judge()?, self.store()?, format!("{:?}", ctx.seed));
+        let keys: Vec<VerdictKey> = comparisons.iter().map(|comparison| VerdictKey::of(comparison, &judge, &seed)).collect();
+        let mut outcomes = store.verdicts(&keys)?;
+        for imported in &self.imported {
+            let open: Vec<usize> = (0..keys.len()).filter(|i| outcomes[*i].is_none()).collect();
+            let keys: Vec<VerdictKey> = open.iter().map(|i| VerdictKey::of(&comparisons[*i], imported, "")).collect();
+            for (i, outcome) in open.into_iter().zip(store.verdicts(&keys)?) {
+                outcomes[i] = outcome;
+            }
+        }
+        for outcome in &mut outcomes {
+            outcome.take_if(|outcome| !outcome.settles(self.retry_failures));
+        }
+        Ok(Recalled { judge, seed, keys, store, outcomes })
+    }
+
+    /// Keeps what is new, unless another process was faster: then its verdict stands, so that this run and the next agree.
+    async fn keep(&self, recalled: &Recalled, asked: &[Comparison], answers: &mut [Result<Annotation>]) -> Result<()> {
+        let verdict = |(i, (comparison, answer)): (usize, (&Comparison, &Result<Annotation>))| {
+            let verdict = StoredVerdict {
+                comparison: comparison.clone(),
+                judge: recalled.judge.clone(),
+                seed: recalled.seed.clone(),
+                outcome: StoredOutcome::of(answer)?,
+                date: Date::now(),
+                foreign: serde_json::Map::new(),
+            };
+            Some((i, verdict))
+        };
+        let (places, verdicts): (Vec<usize>, Vec<StoredVerdict>) =
+            asked.iter().zip(answers.iter()).enumerate().filter_map(verdict).unzip();
+        let keys: Vec<VerdictKey> = verdicts.iter().map(StoredVerdict::key).collect();
+        let stand = recalled.store.keep_verdicts(verdicts).await?;
+        let slower = |(i, key): (&usize, &VerdictKey)| (*i, *key);
+        let (places, keys): (Vec<usize>, Vec<VerdictKey>) =
+            places.iter().zip(&keys).zip(stand).filter(|(_, stands)| !stands).map(|(place, _)| slower(place)).unzip();
+        for (i, stands) in places.into_iter().zip(recalled.store.verdicts(&keys)?) {
+            if let (Ok(annotation), Some(StoredOutcome::Verdict(stands))) = (&mut answers[i], stands) {
+                // What this run paid, it paid.
                 let (cost_usd, time_secs) = (annotation.cost_usd, annotation.time_secs);
-                *annotation = Annotation { cost_usd, time_secs, ..stands.clone() };
+                *annotation = Annotation { cost_usd, time_secs, ..stands };
             }
-        }
-        Ok(())
-    }
-}
-
-impl Store {
-    /// Learns what is new in the file and appends those entries that are not in it.
-    fn exchange(&mut self, entries: &[Entry], events: &dyn EventSink) -> Result<()> {
-        let Self { journal, known } = self;
-        let mut n_unreadable = 0;
-        journal.exchange(|news: News<Entry>| {
-            n_unreadable = news.n_unreadable;
-            for entry in news.records {
-                known.entry(entry.key).or_insert(entry.annotation);
-            }
-            entries.iter().filter(|entry| !known.contains_key(&entry.key)).cloned().collect::<Vec<_>>()
-        })?;
-        for entry in entries {
-            known.entry(entry.key.clone()).or_insert_with(|| entry.annotation.clone());
-        }
-        if n_unreadable > 0 {
-            events.warn(&format!(
-                "cache `{}`: lines that cannot be read and are left out: {n_unreadable}",
-                journal.path().display()
-            ));
         }
         Ok(())
     }
@@ -162,45 +179,76 @@ impl Annotator for Cached {
     }
 
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let recalled = self.keys(comparisons, ctx).and_then(|keys| Ok((self.recall(&keys, ctx.events)?, keys)));
-        let (recalled, keys) = match recalled {
+        let mut recalled = match self.recall(comparisons, ctx) {
             Ok(recalled) => recalled,
             Err(error) => return failures::repeat(&error, comparisons.len()),
         };
-        let mut open: Vec<usize> = (0..comparisons.len()).filter(|i| recalled[*i].is_none()).collect();
-        let mut first_of: HashMap<&str, usize> = HashMap::new();
-        open.retain(|i| *first_of.entry(&keys[*i]).or_insert(*i) == *i);
+        let mut open: Vec<usize> = (0..comparisons.len()).filter(|i| recalled.outcomes[*i].is_none()).collect();
+        let mut first_of: HashMap<VerdictKey, usize> = HashMap::new();
+        open.retain(|i| *first_of.entry(recalled.keys[*i]).or_insert(*i) == *i);
         let asked: Vec<Comparison> = open.iter().map(|i| comparisons[*i].clone()).collect();
-        let answers = if asked.is_empty() { Vec::new() } else { self.inner.annotate(&asked, ctx).await };
-        let mut new: HashMap<String, Result<Annotation>> = open.iter().map(|i| keys[*i].clone()).zip(answers).collect();
-        if new.values().any(Result::is_ok)
-            && let Err(error) = self.keep(&mut new, ctx.events)
-        {
+        let mut answers = if asked.is_empty() { Vec::new() } else { self.inner.annotate(&asked, ctx).await };
+        if let Err(error) = self.keep(&recalled, &asked, &mut answers).await {
             // The verdicts are paid for; losing them because they cannot be kept would cost more than asking again.
-            ctx.events.warn(&format!("verdicts were not kept in the cache: {error}"));
+            let warning =
+                recalled.store.warning().or_else(|| (error.kind() != farmhand_core::ErrorKind::Io).then(|| error.to_string()));
+            warning.iter().for_each(|warning| ctx.events.warn(warning));
         }
-        let result = |(i, recalled): (usize, Option<Annotation>)| match (recalled, new.get(&keys[i])) {
-            (Some(annotation), _) => Ok(hit(annotation)),
-            (None, Some(Ok(annotation))) if first_of[keys[i].as_str()] == i => Ok(annotation.clone()),
-            (None, Some(Ok(annotation))) => Ok(hit(annotation.clone())),
-            (None, Some(Err(error))) => Err(failures::copy(error)),
-            (None, None) => unreachable!("every open key was asked"),
+        let new: HashMap<VerdictKey, Result<Annotation>> = open.iter().map(|i| recalled.keys[*i]).zip(answers).collect();
+        let result = |(i, outcome): (usize, Option<StoredOutcome>)| {
+            let key = &recalled.keys[i];
+            match (outcome, new.get(key)) {
+                (Some(outcome), _) => outcome.into_result(),
+                (None, Some(Ok(annotation))) if first_of[key] == i => Ok(annotation.clone()),
+                // The same comparison once more in one call.
+                (None, Some(Ok(annotation))) => StoredOutcome::Verdict(annotation.clone()).into_result(),
+                (None, Some(Err(error))) => Err(failures::copy(error)),
+                (None, None) => unreachable!("every open key was asked"),
+            }
         };
-        recalled.into_iter().enumerate().map(result).collect()
+        let outcomes = std::mem::take(&mut recalled.outcomes);
+        outcomes.into_iter().enumerate().map(result).collect()
     }
-}
-
-/// A verdict from the cache: free, and at once.
-fn hit(annotation: Annotation) -> Annotation {
-    let zero = |value: Option<f64>| value.map(|_| 0.0);
-    Annotation { cached: true, cost_usd: zero(annotation.cost_usd), time_secs: zero(annotation.time_secs), ..annotation }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Asked, Counting, Desk, Picky, comparison, varied};
+    use farmhand_core::types::{Judging, Preference};
     use farmhand_core::{Device, ErrorKind};
+
+    /// Mumbles over some comparisons and is busy at others.
+    struct Moody(Box<dyn Annotator>);
+
+    impl Moody {
+        fn new() -> (Self, Asked) {
+            let (inner, asked) = Counting::new();
+            (Self(Box::new(inner)), asked)
+        }
+    }
+
+    #[async_trait]
+    impl Annotator for Moody {
+        fn id(&self) -> &str {
+            "moody"
+        }
+
+        async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
+            let results = self.0.annotate(comparisons, ctx).await;
+            let mood = |(comparison, result): (&Comparison, Result<Annotation>)| match comparison.output_1.as_str() {
+                "mumble" => Err(Error::new(ErrorKind::UnparsableAnswer, "no verdict in it").with_judging(Judging {
+                    annotator: Some("moody".to_owned()),
+                    raw: Some("hm".to_owned()),
+                    cost_usd: Some(0.5),
+                    ..Judging::default()
+                })),
+                "busy" => Err(Error::new(ErrorKind::RemoteService, "busy").retryable()),
+                _ => result,
+            };
+            comparisons.iter().zip(results).map(mood).collect()
+        }
+    }
 
     fn counting(desk: &Desk, options: &str) -> (Box<dyn Annotator>, Asked) {
         let (inner, asked) = Counting::new();
@@ -208,7 +256,7 @@ mod tests {
     }
 
     fn around(desk: &Desk, options: &str, inner: impl Annotator + 'static) -> Box<dyn Annotator> {
-        let path = desk.dir.path().join("cache.jsonl");
+        let path = desk.dir.path().join("cache.db");
         TieIfIdentical::around(Cached::new(path, options.to_owned(), Vec::new(), TieIfIdentical::around(inner)))
     }
 
@@ -254,7 +302,7 @@ mod tests {
         let asked_with_weights = |weights: &str| {
             std::fs::write(model.join("weights"), weights).expect("written");
             let (inner, asked) = Counting::new();
-            let path = desk.dir.path().join("cache.jsonl");
+            let path = desk.dir.path().join("cache.db");
             let judge = Cached::new(path, "{}".to_owned(), vec![model.clone()], TieIfIdentical::around(inner));
             desk.annotations(&judge, &[comparison(0, "a", "bb")]);
             asked.count()
@@ -273,37 +321,88 @@ mod tests {
     }
 
     #[test]
-    fn failures_stay_with_their_pairs_and_are_not_kept() {
+    fn failures_stay_with_their_pairs_and_what_is_not_the_judges_is_not_kept() {
         let desk = Desk::new();
         let pairs = [comparison(0, "fail", "b"), comparison(1, "a", "bb"), comparison(0, "fail", "b")];
-        let results = desk.annotate(&*around(&desk, "{}", Picky), &pairs);
-        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
-        assert!(results[2].as_ref().expect_err("failed").is_retryable());
-        let (judge, asked) = counting(&desk, "{}");
-        assert!(!desk.annotations(&*judge, &pairs)[0].cached);
-        assert_eq!(asked.count(), 1);
+        for _ in 0..2 {
+            let results = desk.annotate(&*around(&desk, "{}", Picky), &pairs);
+            assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+            let error = results[2].as_ref().expect_err("failed");
+            assert!(error.is_retryable() && error.judging().is_none_or(|judging| !judging.cached));
+        }
+        let store = Store::open(desk.dir.path().join("cache.db")).expect("opened");
+        let mut kept = Vec::new();
+        let take = |verdict: StoredVerdict| {
+            kept.push(verdict.outcome);
+            Ok(())
+        };
+        store.visit_verdicts(None, take).expect("read");
+        assert!(matches!(kept[..], [StoredOutcome::Verdict(_)]), "{kept:?}");
     }
 
     #[test]
-    fn broken_lines_are_left_out_with_a_warning() {
+    fn a_judges_failure_is_kept_apart_and_asked_again_on_request() {
         let desk = Desk::new();
-        let pairs = varied(3);
-        let (judge, _) = counting(&desk, "{}");
-        let first = desk.annotations(&*judge, &pairs);
-        let path = desk.dir.path().join("cache.jsonl");
-        let text = std::fs::read_to_string(&path).expect("readable");
-        std::fs::write(&path, format!("what is this\n{text}{{\"key\": \"torn")).expect("written");
-        let (judge, asked) = counting(&desk, "{}");
-        let second = desk.annotations(&*judge, &pairs);
-        assert_eq!(asked.count(), 0);
-        assert!(first.iter().zip(&second).all(|(first, second)| first.preference == second.preference));
-        assert!(format!("{:?}", desk.events.take()).contains("left out: 1"));
+        let pairs = [comparison(0, "mumble", "b"), comparison(1, "busy", "b"), comparison(2, "a", "bb")];
+        let judge = |retry_failures: bool| {
+            let path = desk.dir.path().join("cache.db");
+            let (inner, asked) = Moody::new();
+            let cached = Cached::new(path, "{}".to_owned(), Vec::new(), TieIfIdentical::around(inner));
+            (TieIfIdentical::around(Cached { retry_failures, ..cached }), asked)
+        };
+        let (first, asked) = judge(false);
+        let results = desk.annotate(&*first, &pairs);
+        assert_eq!((results.iter().filter(|result| result.is_err()).count(), asked.count()), (2, 3));
+        let (second, asked) = judge(false);
+        let results = desk.annotate(&*second, &pairs);
+        assert_eq!(asked.count(), 1, "the busy one alone");
+        let error = results[0].as_ref().expect_err("kept");
+        let judging = error.judging().expect("who was asked");
+        assert_eq!((error.kind(), judging.cached, judging.cost_usd), (ErrorKind::UnparsableAnswer, true, Some(0.0)));
+        assert_eq!(judging.raw.as_deref(), Some("hm"));
+        let (third, asked) = judge(true);
+        desk.annotate(&*third, &pairs);
+        assert_eq!(asked.count(), 2);
+    }
+
+    #[test]
+    fn imported_verdicts_count_where_they_are_wanted() {
+        let desk = Desk::new();
+        let (pair, path) = (comparison(0, "a", "bb"), desk.dir.path().join("cache.db"));
+        let imported = StoredVerdict {
+            comparison: pair.clone(),
+            judge: Arc::new(Judge::imported("gpt4")),
+            seed: String::new(),
+            outcome: StoredOutcome::Verdict(Annotation::new("gpt4", Preference::First)),
+            date: Date::now(),
+            foreign: serde_json::Map::new(),
+        };
+        let ctx = desk.context(0);
+        let store = Store::open(&path).expect("made");
+        ctx.block_on(store.keep_verdicts(vec![imported])).expect("kept");
+        let judge = |names: &[&str]| {
+            let cached = Cached::new(path.clone(), "{}".to_owned(), Vec::new(), TieIfIdentical::around(Counting::new().0));
+            Cached { imported: names.iter().map(|name| Judge::imported(name)).collect(), ..cached }
+        };
+        let verdict = |names: &[&str]| desk.annotations(&judge(names), std::slice::from_ref(&pair)).remove(0);
+        let taken = verdict(&["other", "gpt4"]);
+        assert_eq!((taken.preference, taken.annotator.as_str(), taken.cached), (Preference::First, "gpt4", true));
+        assert_eq!(verdict(&[]).preference, Preference::Second);
+    }
+
+    #[test]
+    fn a_cache_of_an_earlier_version_is_refused_with_a_hint() {
+        let desk = Desk::new();
+        std::fs::write(desk.dir.path().join("cache.db"), "{\"key\": \"0\", \"annotation\": {}}\n").expect("written");
+        let results = desk.annotate(&*counting(&desk, "{}").0, &varied(1));
+        let error = results[0].as_ref().expect_err("refused");
+        assert!(error.message().contains("holds JSON lines") && error.hint().is_some(), "{error:?}");
     }
 
     #[test]
     fn a_cache_that_cannot_be_opened_is_said_for_every_pair() {
         let desk = Desk::new();
-        std::fs::create_dir(desk.dir.path().join("cache.jsonl")).expect("made");
+        std::fs::create_dir(desk.dir.path().join("cache.db")).expect("made");
         let results = desk.annotate(&*counting(&desk, "{}").0, &varied(2));
         assert!(results.iter().all(|result| result.as_ref().expect_err("refused").kind() == ErrorKind::Io));
     }
@@ -315,7 +414,7 @@ mod tests {
         assert!(config.problems().is_empty());
         let judge = config.build(&BuildContext::new(Device::Cpu, desk.dir.path())).expect("built");
         assert_eq!(judge.id(), "pool");
-        assert!(!desk.dir.path().join("annotation-cache.jsonl").exists());
+        assert!(!desk.dir.path().join("annotation-cache.db").exists());
         let pairs = varied(5);
         assert_eq!(desk.preferences(&*judge, &pairs), desk.preferences(&*judge, &pairs));
         assert_eq!(CachedConfig { path: "..".into(), ..config }.problems()[0].path, "path");

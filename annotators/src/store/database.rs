@@ -58,7 +58,8 @@ fn look_at(path: &Path, missing: Missing) -> Result<()> {
         None => Ok(()),
         Some(_) if head.starts_with(b"SQLite format 3\0") => Ok(()),
         Some(b'{') => Err(Error::invalid_data(format!("`{}` holds JSON lines and is no judgement store", path.display()))
-            .with_hint("a cache file of an earlier version is read by `farmhand judgements import STORE FILE`")),
+            .with_hint("a cache of an earlier version cannot be taken over, for it does not say what was judged; name a new file, and import \
+                 judgements.jsonl of earlier runs with `farmhand judgements import`")),
         Some(_) => Err(Error::invalid_data(format!("`{}` is no judgement store", path.display()))
             .with_hint("name a new file, or one that farmhand made")),
     }

@@ -12,10 +12,15 @@
 //!
 //! A store holds no key and no address of a server. It does hold the answers, word for word.
 
+mod alpaca_eval;
 mod database;
+mod exchange;
 mod question_key;
 mod reply;
 mod reply_rows;
+mod stats;
+mod verdict;
+mod verdict_rows;
 mod writer;
 
 use std::collections::HashMap;
@@ -30,9 +35,13 @@ use farmhand_core::{Error, Result};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+pub use alpaca_eval::AlpacaEvalLayout;
+pub use exchange::{ExportFilter, ExportForm, ImportReport};
 pub use farmhand_endpoints::Date;
 pub use question_key::{QuestionKey, canonical_json};
 pub use reply::{ReplyFailure, ReplyOutcome, StoredReply};
+pub use stats::{AnnotatorStats, ModelStats, StoreStats, StoredSet};
+pub use verdict::{Judge, StoredOutcome, StoredVerdict, VerdictKey};
 
 use database::Missing;
 use reply_rows::Broken;
@@ -150,6 +159,57 @@ impl Store {
             }
             Ok(store.replies(&[key])?.pop().flatten().unwrap_or(reply))
         }
+    }
+
+    /// What is known of each comparison, in the order of the keys: the verdict, else the latest failure, else nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn verdicts(&self, keys: &[VerdictKey]) -> Result<Vec<Option<StoredOutcome>>> {
+        let mut verdicts = self.read(|connection| {
+            let transaction = connection.transaction()?;
+            let verdicts = keys.iter().map(|key| verdict_rows::find(&transaction, key)).collect::<Result<Vec<_>, Broken>>()?;
+            transaction.commit()?;
+            Ok(verdicts)
+        })?;
+        let held = self.shared.held.lock();
+        if !held.verdicts.is_empty() {
+            for (verdict, key) in verdicts.iter_mut().zip(keys) {
+                if !matches!(verdict, Some(StoredOutcome::Verdict(_)))
+                    && let Some(held) = held.verdicts.get(key)
+                {
+                    *verdict = Some(held.clone());
+                }
+            }
+        }
+        Ok(verdicts)
+    }
+
+    /// Keeps verdicts and failures as [`Store::keep`] keeps replies. Tells of each whether it stands: a verdict does unless
+    /// another was faster.
+    ///
+    /// # Errors
+    /// When they could not be written; they are held in memory then, see [`Store::warning`].
+    pub fn keep_verdicts(&self, verdicts: Vec<StoredVerdict>) -> impl Future<Output = Result<Vec<bool>>> + Send + 'static {
+        let send = |verdict: StoredVerdict| self.send(Record::Verdict(verdict.key(), Box::new(verdict)));
+        let kept: Vec<_> = verdicts.into_iter().map(send).collect();
+        async move {
+            let mut stand = Vec::with_capacity(kept.len());
+            for kept in kept {
+                stand.push(kept.await?);
+            }
+            Ok(stand)
+        }
+    }
+
+    /// Gives `take` every verdict in the order in which they came, one at a time, then the latest failure of each comparison
+    /// that has none; only those of one annotator where it is named.
+    ///
+    /// # Errors
+    /// When the file cannot be read, and what `take` reports.
+    pub fn visit_verdicts(&self, annotator: Option<&str>, take: impl FnMut(StoredVerdict) -> Result<()>) -> Result<()> {
+        let mut take = take;
+        self.read(|connection| verdict_rows::visit(connection, annotator, |verdict| take(verdict).map_err(Broken::Foreign)))
     }
 
     /// What the user should know about writing that failed; each trouble is told once.

@@ -74,6 +74,8 @@ pub(super) fn find(connection: &Connection, key: &QuestionKey) -> Result<Option<
 pub(super) enum Broken {
     Sqlite(rusqlite::Error),
     Row(String),
+    /// An error of whoever was given the rows.
+    Foreign(Error),
 }
 
 impl From<rusqlite::Error> for Broken {
@@ -85,6 +87,7 @@ impl From<rusqlite::Error> for Broken {
 impl Broken {
     pub(super) fn explain(self, path: &std::path::Path) -> Error {
         match self {
+            Self::Foreign(error) => error,
             Self::Sqlite(error) => super::database::explain("read", path, error),
             Self::Row(message) => Error::invalid_data(format!("judgement store `{}`: {message}", path.display())),
         }

@@ -15,6 +15,8 @@ use super::database::explain;
 use super::question_key::QuestionKey;
 use super::reply::StoredReply;
 use super::reply_rows;
+use super::verdict::{StoredOutcome, StoredVerdict, VerdictKey};
+use super::verdict_rows;
 use crate::failures;
 
 /// Records in one transaction at most: bounds memory and the time that others wait.
@@ -27,6 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) enum Record {
     Reply(QuestionKey, Box<StoredReply>),
+    Verdict(VerdictKey, Box<StoredVerdict>),
 }
 
 /// A record, and who waits for it to be kept; they are told whether it was the first under its key.
@@ -42,6 +45,7 @@ pub(super) struct Held(Mutex<HeldRecords>);
 #[derive(Debug, Default)]
 pub(super) struct HeldRecords {
     pub(super) replies: HashMap<QuestionKey, StoredReply>,
+    pub(super) verdicts: HashMap<VerdictKey, StoredOutcome>,
     /// What the user has not been told yet.
     pub(super) warning: Option<String>,
 }
@@ -111,6 +115,7 @@ fn write(connection: &mut Connection, records: &[&Record]) -> rusqlite::Result<V
 fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<bool> {
     match record {
         Record::Reply(key, reply) => reply_rows::insert(transaction, key, reply),
+        Record::Verdict(key, verdict) => verdict_rows::insert(transaction, key, verdict),
     }
 }
 
@@ -122,6 +127,12 @@ fn hold<'a>(held: &Held, records: impl Iterator<Item = &'a Record>, news: Option
                 let stands = held.replies.get(key).is_some_and(|earlier| earlier.answer().is_some());
                 if !stands {
                     held.replies.insert(*key, (**reply).clone());
+                }
+            }
+            Record::Verdict(key, verdict) => {
+                let stands = matches!(held.verdicts.get(key), Some(StoredOutcome::Verdict(_)));
+                if !stands {
+                    held.verdicts.insert(*key, verdict.outcome.clone());
                 }
             }
         }
@@ -139,7 +150,12 @@ fn forget(held: &Held, written: &[Record]) {
     let mut held = held.lock();
     for record in written {
         match record {
-            Record::Reply(key, _) => held.replies.remove(key),
-        };
+            Record::Reply(key, _) => {
+                held.replies.remove(key);
+            }
+            Record::Verdict(key, _) => {
+                held.verdicts.remove(key);
+            }
+        }
     }
 }
