@@ -8,6 +8,7 @@ mod checkpoint;
 mod describe;
 mod estimate;
 mod init;
+mod judgements;
 mod learn;
 mod list;
 mod option_table;
@@ -44,6 +45,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Report(args) => report::report(args, cli),
         Command::Score(args) => score::score(args, cli, terminal),
         Command::Checkpoint(args) => checkpoint::checkpoint(args, cli, terminal),
+        Command::Judgements(args) => judgements::judgements(args, cli),
         Command::List(args) => list::list(args, cli),
         Command::Describe(args) => describe::describe(args, cli),
         Command::Init(args) => init::init(args),

@@ -4,6 +4,7 @@ mod annotation;
 mod comparison;
 mod completion;
 mod demonstration;
+mod human_judgement;
 mod instruction;
 mod preference;
 mod report;
@@ -13,6 +14,7 @@ pub use annotation::{Annotation, AnnotatorId, Failure, Judgement, Judging, Outco
 pub use comparison::{Comparison, Response};
 pub use completion::{Completion, FinishReason, ModelId, SamplingParams};
 pub use demonstration::Demonstration;
+pub use human_judgement::HumanJudgement;
 pub use instruction::{Instruction, Message, Role};
 pub use preference::{LabelledCompletion, PreferencePair, RankedList, RatedCompletion, ScoredCompletion};
 pub use report::{EvalReport, Metric};

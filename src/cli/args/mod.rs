@@ -5,6 +5,7 @@ mod annotate;
 mod checkpoint;
 mod inspect;
 mod parse;
+mod judgements;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub use annotate::*;
 pub use checkpoint::*;
 pub use inspect::*;
 pub use parse::parse;
+pub use judgements::*;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]
@@ -69,6 +71,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Look at model folders, fetch models from the hub, restore published weight differences.
     Checkpoint(CheckpointArgs),
+    /// Judgement stores: import, export, list, count, check.
+    Judgements(JudgementsArgs),
     /// List the components there are.
     List(ListArgs),
     /// Describe a component: options, defaults, units, paper.
