@@ -14,6 +14,7 @@ use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Error, Problem, Re
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::aggregation::votes;
 use crate::order_swap::turn_back;
 use crate::tie_if_identical::TieIfIdentical;
 
@@ -141,17 +142,12 @@ fn index(judgements: Vec<Judgement>, annotator: Option<&str>, repeats: Repeats) 
 
 /// One verdict of several.
 fn settled(mut verdicts: Vec<Annotation>, repeats: Repeats) -> Result<Annotation> {
-    let p_second: Vec<f64> = verdicts.iter().map(|verdict| verdict.preference.p_second()).collect();
-    let n = |keep: fn(&f64) -> bool| p_second.iter().filter(|p| keep(p)).count();
+    let preferences: Vec<Preference> = verdicts.iter().map(|verdict| verdict.preference).collect();
     let preference = match repeats {
         Repeats::Refuse | Repeats::First => return Ok(verdicts.swap_remove(0)),
         _ if verdicts.len() == 1 => return Ok(verdicts.swap_remove(0)),
-        Repeats::Majority => match n(|p| *p < 0.5).cmp(&n(|p| *p > 0.5)) {
-            std::cmp::Ordering::Greater => Preference::First,
-            std::cmp::Ordering::Less => Preference::Second,
-            std::cmp::Ordering::Equal => Preference::Tie,
-        },
-        Repeats::Mean => Preference::from_p_second(p_second.iter().sum::<f64>() / p_second.len() as f64)?,
+        Repeats::Majority => votes::majority(&preferences),
+        Repeats::Mean => votes::mean(&preferences)?,
     };
     let names: BTreeSet<&str> = verdicts.iter().map(|verdict| verdict.annotator.as_str()).collect();
     let name = names.into_iter().collect::<Vec<_>>().join("+");

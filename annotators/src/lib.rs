@@ -4,6 +4,7 @@
 //! * [`rater`]: a simulated rater with its own taste, a weighted sum of documented [`features`] of each answer.
 //! * [`reward_judge`]: any reward model as a judge.
 //! * [`from_file`]: recorded judgements, replayed.
+//! * [`human`]: people's recorded verdicts, several raters made one by the functions of [`aggregation`].
 //!
 //! Those around others:
 //! * [`pool`]: several annotators, one chosen for each instruction; its default is the embedded pool of simulated raters.
@@ -19,11 +20,13 @@
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
 
 pub mod alpaca_farm_pairs;
+pub mod aggregation;
 pub mod cached;
 pub mod chat;
 pub mod counted;
 pub mod features;
 pub mod from_file;
+pub mod human;
 pub mod label_noise;
 pub mod order_swap;
 pub mod pool;

@@ -18,7 +18,7 @@ fn has_null(value: &Value) -> bool {
 fn the_annotators_are_there_and_nothing_else() {
     let ours = components().into_iter().filter(|info| info.package == "farmhand-annotators");
     let names: Vec<_> = ours.inspect(|info| assert_eq!(info.kind, ComponentKind::Annotator)).map(|info| info.name).collect();
-    assert_eq!(names, ["cached", "from_file", "label_noise", "order_swap", "pool", "rater", "reward_judge"]);
+    assert_eq!(names, ["cached", "from_file", "human", "label_noise", "order_swap", "pool", "rater", "reward_judge"]);
 }
 
 #[test]
@@ -40,6 +40,6 @@ fn defaults_read_back_as_they_are_and_unknown_options_are_refused() {
 #[test]
 fn only_what_needs_a_file_or_a_model_has_problems_by_default() {
     let needy = |name: &str| !AnnotatorSpec::from_json(name, "{}").expect(name).problems().is_empty();
-    let names = ["cached", "from_file", "label_noise", "order_swap", "pool", "rater", "reward_judge"];
-    assert_eq!(names.into_iter().filter(|name| needy(name)).collect::<Vec<_>>(), ["from_file", "reward_judge"]);
+    let names = ["cached", "from_file", "human", "label_noise", "order_swap", "pool", "rater", "reward_judge"];
+    assert_eq!(names.into_iter().filter(|name| needy(name)).collect::<Vec<_>>(), ["from_file", "human", "reward_judge"]);
 }
