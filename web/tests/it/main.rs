@@ -1,0 +1,6 @@
+//! The pages by HTTP and in a browser.
+
+mod browser;
+mod http;
+mod label;
+mod label_browser;
