@@ -9,6 +9,7 @@ mod describe;
 mod estimate;
 mod init;
 mod judgements;
+mod label;
 mod learn;
 mod list;
 mod option_table;
@@ -40,6 +41,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         }
         Command::Sample(args) => samples::sample(args, cli, terminal),
         Command::Annotate(args) => annotate::annotate(args, cli, terminal),
+        Command::Label(args) => label::label(args, cli, &terminal),
         Command::Generate(args) => samples::generate(args, cli, terminal),
         Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
         Command::Report(args) => report::report(args, cli),

@@ -8,6 +8,7 @@ mod contract;
 mod feedback;
 mod hub;
 mod hub_server;
+mod label;
 mod learners;
 mod pipeline;
 mod reward_models;

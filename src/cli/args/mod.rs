@@ -6,6 +6,7 @@ mod checkpoint;
 mod inspect;
 mod parse;
 mod judgements;
+mod pages;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use checkpoint::*;
 pub use inspect::*;
 pub use parse::parse;
 pub use judgements::*;
+pub use pages::*;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]
@@ -57,6 +59,8 @@ pub enum Command {
     Sample(SampleArgs),
     /// Judge pairs of answers.
     Annotate(AnnotateArgs),
+    /// Have people judge pairs of answers in a browser.
+    Label(LabelArgs),
     /// Train a reward model on preference pairs.
     RewardModel(LearnArgs),
     /// Learn from feedback with any method.
