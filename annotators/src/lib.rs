@@ -19,8 +19,8 @@
 //! All of them follow AlpacaFarm's scheme (Dubois et al., 2023, section 3): whatever is random is drawn from the seed and the
 //! *text* of the example, never from its position, and identical answers are a tie without asking anyone.
 
-pub mod alpaca_farm_pairs;
 pub mod aggregation;
+pub mod alpaca_farm_pairs;
 pub mod cached;
 pub mod chat;
 pub mod counted;

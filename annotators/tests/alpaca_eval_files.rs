@@ -36,7 +36,11 @@ fn annotations(data: &Path, annotator: &str, model: &Map<String, Value>, file: &
     let datasets = by_index(&data.join("instructions.jsonl.gz"), "dataset");
     let output = |name: &Value| {
         let path = data.join("outputs").join(format!("{}.jsonl.gz", name.as_str().expect("a name")));
-        if path.is_file() { by_index(&path, "output") } else { by_index(&data.join(format!("outputs/{file}.jsonl.gz")), "output") }
+        if path.is_file() {
+            by_index(&path, "output")
+        } else {
+            by_index(&data.join(format!("outputs/{file}.jsonl.gz")), "output")
+        }
     };
     let (outputs_1, outputs_2) = (output(&model["generator_1"]), output(&json!(file)));
     let replies = data.join(format!("replies/{annotator}/{file}.jsonl.gz"));

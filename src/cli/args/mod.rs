@@ -4,9 +4,9 @@
 mod annotate;
 mod checkpoint;
 mod inspect;
-mod parse;
 mod judgements;
 mod pages;
+mod parse;
 
 use std::path::PathBuf;
 
@@ -15,9 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use annotate::*;
 pub use checkpoint::*;
 pub use inspect::*;
-pub use parse::parse;
 pub use judgements::*;
 pub use pages::*;
+pub use parse::parse;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]

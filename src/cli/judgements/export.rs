@@ -12,8 +12,9 @@ use crate::cli::{print, print_json};
 pub(super) fn export(args: &ExportArgs, cli: &Cli) -> Result<()> {
     let store = Store::open_existing(&args.store)?;
     if args.file.exists() {
-        return Err(Error::invalid_config(format!("`{}` exists and is left alone", args.file.display()))
-            .with_hint("name another file"));
+        return Err(
+            Error::invalid_config(format!("`{}` exists and is left alone", args.file.display())).with_hint("name another file")
+        );
     }
     let form = match args.form {
         FormArg::AlpacaEval => ExportForm::AlpacaEval(AlpacaEvalLayout::AsImported),

@@ -16,10 +16,8 @@ pub(super) fn stats(args: &StoreArgs, cli: &Cli) -> Result<()> {
 /// The counts as a table.
 pub(super) fn table(stats: &StoreStats) -> String {
     let width = stats.annotators.iter().map(|row| row.annotator.chars().count()).max().unwrap_or(0).max(9);
-    let mut text = format!(
-        "{:width$}  verdicts  ties %  failed  first shown %      cost $  $/1000  vs human  s/1000\n",
-        "annotator"
-    );
+    let mut text =
+        format!("{:width$}  verdicts  ties %  failed  first shown %      cost $  $/1000  vs human  s/1000\n", "annotator");
     for row in &stats.annotators {
         text += &line(row, width);
     }
@@ -37,9 +35,8 @@ pub(super) fn table(stats: &StoreStats) -> String {
 }
 
 fn line(row: &AnnotatorStats, width: usize) -> String {
-    let optional = |value: Option<f64>, decimals: usize| {
-        value.map_or_else(|| "?".to_owned(), |value| format!("{value:.decimals$}"))
-    };
+    let optional =
+        |value: Option<f64>, decimals: usize| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.decimals$}"));
     let ties = (row.n_verdicts > 0).then(|| 100.0 * row.n_ties as f64 / row.n_verdicts as f64);
     let cheaper = row.usd_per_1000().filter(|price| *price > 0.0).map(HumanJudgement::times_cheaper);
     format!(

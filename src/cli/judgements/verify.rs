@@ -15,8 +15,5 @@ pub(super) fn verify(args: &StoreArgs, cli: &Cli) -> Result<()> {
     let n_verdicts: u64 = stats.annotators.iter().map(|row| row.n_verdicts).sum();
     let n_failures: u64 = stats.annotators.iter().flat_map(|row| row.failures.values()).sum();
     let n_answers: u64 = stats.models.iter().map(|row| row.n_answers).sum();
-    print(&format!(
-        "{}: whole; {n_verdicts} verdicts and {n_failures} failures, {n_answers} answers\n",
-        args.store.display()
-    ))
+    print(&format!("{}: whole; {n_verdicts} verdicts and {n_failures} failures, {n_answers} answers\n", args.store.display()))
 }
