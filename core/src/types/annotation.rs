@@ -1,6 +1,9 @@
 //! One judge's verdict on a comparison, or the typed failure to reach one.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
 
 use super::Comparison;
 use crate::error::{Error, ErrorKind};
@@ -138,6 +141,10 @@ pub struct Annotation {
     /// How much better the preferred answer is, on the judge's own scale, ≥ 0: grades of an ordinal scale, for example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// What the judge said beside its verdict, by name: its reasons, scores by attribute. In the judge's own words and in the
+    /// order in which it saw the answers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, Value>,
     /// What it cost, in US dollars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,
@@ -162,6 +169,7 @@ impl Annotation {
             raw: None,
             scores: None,
             margin: None,
+            notes: BTreeMap::new(),
             cost_usd: None,
             time_secs: None,
             cached: false,

@@ -1,5 +1,6 @@
 //! Every type that travels between stages survives its JSON form and its file.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use farmhand_core::{ErrorKind, Result};
 use proptest::option;
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
 
 /// Any text: controls, line ends, quotes, characters outside the basic plane.
 fn text() -> impl Strategy<Value = String> {
@@ -82,6 +84,7 @@ fn annotation() -> impl Strategy<Value = Annotation> {
             raw,
             scores,
             margin,
+            notes: BTreeMap::from([("explanation".to_owned(), json!({ "why": [1, "x"] }))]),
             cost_usd,
             time_secs,
             cached,
