@@ -5,11 +5,13 @@
 //! * [`reward_judge`]: any reward model as a judge.
 //! * [`from_file`]: recorded judgements, replayed.
 //! * [`human`]: people's recorded verdicts, several raters made one by the functions of [`aggregation`].
+//! * [`chat`]: language models behind a server, with AlpacaEval's settings or prompts of our own.
 //!
 //! Those around others:
 //! * [`pool`]: several annotators, one chosen for each instruction; its default is the embedded pool of simulated raters.
 //! * [`label_noise`]: a share of the verdicts flipped.
 //! * [`counted`]: what a learner asks, counted.
+//! * [`both_orders`]: asked in both orders; what turns with the order is a tie.
 //! * [`order_swap`]: which answer is shown first, drawn for each instruction.
 //! * [`cached`]: verdicts kept in a file and not asked for twice.
 //!
@@ -21,6 +23,7 @@
 
 pub mod aggregation;
 pub mod alpaca_farm_pairs;
+pub mod both_orders;
 pub mod cached;
 pub mod chat;
 pub mod counted;

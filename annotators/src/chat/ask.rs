@@ -1,0 +1,337 @@
+//! The one loop that asks: a question, its key, the store, the server, the store again, and only then the parser.
+//!
+//! What was answered before is not asked again, and the same question twice in one call is asked once. A reply is committed to
+//! the store before anyone reads it, so that a parser can be changed, or a run killed, without paying twice. Questions go through
+//! a window that is as wide as the server's limit of requests; when the user asks to stop, no further one is sent, and replies
+//! under way, which are paid for, are waited for and kept.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use farmhand_core::types::Judging;
+use farmhand_core::{Budget, BuildContext, Error, ErrorKind, Reservation, Result, RunContext};
+use farmhand_endpoints::{
+    Answer, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Prices, Pricing, Prompt,
+    Usage,
+};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde_json::Value;
+
+use crate::failures;
+use crate::store::{QuestionKey, ReplyFailure, ReplyOutcome, Store, StoredReply};
+
+use super::ask_options::AskOptions;
+
+/// The store's file in the folder that runs share.
+const SHARED_STORE: &str = "judgements.sqlite";
+
+/// What a server is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Question {
+    /// The next turn of a conversation.
+    Chat(ChatRequest),
+    /// How a text goes on.
+    Completion(CompletionRequest),
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Said {
+    pub(crate) answer: Answer,
+    /// What it cost, in US dollars, if the prices are known; 0 when it was kept from an earlier time.
+    pub(crate) cost_usd: Option<f64>,
+    /// Seconds from asking to the answer.
+    pub(crate) time_secs: Option<f64>,
+    /// Whether it was kept from an earlier time, or is the answer to an equal question of the same call.
+    pub(crate) cached: bool,
+}
+
+impl Said {
+    /// What it cost, in US dollars, as far as that is known.
+    pub(crate) fn spent(&self) -> f64 {
+        self.cost_usd.unwrap_or(0.0)
+    }
+}
+
+/// What answers cost, and where they are kept.
+pub(crate) struct Purse<'a> {
+    pub(crate) prices: Option<Prices>,
+    pub(crate) price_file: Option<&'a Path>,
+    pub(crate) store: Option<&'a Path>,
+    pub(crate) retry_failures: bool,
+}
+
+/// Asks a server, and keeps what it said.
+pub(crate) struct Asker {
+    client: Client,
+    store: Option<Store>,
+    pricing: Pricing,
+    budget: Option<Budget>,
+    retry_failures: bool,
+    n_at_a_time: usize,
+    /// The failure after which asking on makes no sense: a key that is refused, a model that is not there.
+    hopeless: OnceLock<Failure>,
+}
+
+impl Asker {
+    /// Asks the server that the options name.
+    pub(crate) fn build(options: &AskOptions, ctx: &BuildContext<'_>) -> Result<Self> {
+        let AskOptions { prices, price_file, store, retry_failures, .. } = options;
+        let (prices, retry_failures) = (*prices, *retry_failures);
+        let purse = Purse { prices, price_file: price_file.as_deref(), store: store.as_deref(), retry_failures };
+        Self::new(&options.server, purse, ctx)
+    }
+
+    pub(crate) fn new(server: &EndpointOptions, purse: Purse<'_>, ctx: &BuildContext<'_>) -> Result<Self> {
+        let Purse { prices, price_file, store, retry_failures } = purse;
+        let client = client(server)?;
+        let price_file = price_file.map(|path| ctx.resolve(path));
+        let pricing = Pricing::new(prices, price_file.as_deref())?;
+        let path = store.map(|path| ctx.resolve(path)).or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
+        let store = path.map(Store::open).transpose()?;
+        let n_at_a_time = server.max_concurrent.max(1);
+        let budget = ctx.budget.cloned();
+        Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, hopeless: OnceLock::new() })
+    }
+
+    /// Asks `n` questions. `write` makes the i-th with the seed that tells its sample apart, `read` sees what came of it, as soon
+    /// as that is there; what `read` makes of them comes back in the order of the questions.
+    pub(crate) async fn ask<T: Send>(
+        &self,
+        n: usize,
+        write: impl Fn(usize) -> Result<(Question, u64)> + Sync,
+        read: impl Fn(usize, Result<Said>) -> T + Sync,
+        ctx: &RunContext<'_>,
+    ) -> Vec<T> {
+        let mut results: Vec<Option<T>> = (0..n).map(|_| None).collect();
+        // Who asks the same. Keys are kept, questions are not: they are written again when their turn comes.
+        let mut groups: Vec<(QuestionKey, Vec<usize>)> = Vec::new();
+        let mut group_of: HashMap<QuestionKey, usize> = HashMap::new();
+        for (i, result) in results.iter_mut().enumerate() {
+            match write(i) {
+                Ok((question, sample_seed)) => {
+                    let key = QuestionKey::of(&question.canonical(), sample_seed);
+                    let group = *group_of.entry(key).or_insert_with(|| {
+                        groups.push((key, Vec::new()));
+                        groups.len() - 1
+                    });
+                    groups[group].1.push(i);
+                }
+                Err(error) => *result = Some(read(i, Err(error))),
+            }
+        }
+        drop(group_of);
+        let (write, read) = (&write, &read);
+        let one = |(key, members): (QuestionKey, Vec<usize>)| async move {
+            let said = match write(members[0]) {
+                Ok((question, _)) => self.ask_one(question, key, ctx).await,
+                Err(error) => Err(error),
+            };
+            let of = |(nth, i): (usize, usize)| (i, read(i, if nth == 0 { share(&said) } else { again(&said) }));
+            members.into_iter().enumerate().map(of).collect::<Vec<_>>()
+        };
+        let mut done = stream::iter(groups).map(one).buffer_unordered(self.n_at_a_time);
+        while let Some(read) = done.next().await {
+            for (i, result) in read {
+                results[i] = Some(result);
+            }
+        }
+        let warnings = [self.store.as_ref().and_then(Store::warning), self.pricing.warning()];
+        warnings.into_iter().flatten().for_each(|warning| ctx.events.warn(&warning));
+        results.into_iter().map(|result| result.expect("every question is in one group")).collect()
+    }
+
+    async fn ask_one(&self, question: Question, key: QuestionKey, ctx: &RunContext<'_>) -> Result<Said> {
+        if let Some(kept) = self.kept(key)? {
+            return kept;
+        }
+        ctx.cancel.check()?;
+        if let Some(failure) = self.hopeless.get() {
+            return Err(Error::from(failure.clone()));
+        }
+        let model = question.model().to_owned();
+        let reserved = self.reserve(&question, &model).await?;
+        // Waiting for money may have taken a while.
+        ctx.cancel.check()?;
+        let started = Instant::now();
+        let result = match question {
+            Question::Chat(request) => self.client.chat(request).await,
+            Question::Completion(request) => self.client.complete(request).await,
+        };
+        let time_secs = started.elapsed().as_secs_f64();
+        match result {
+            Ok(answer) => {
+                let cost_usd = self.pricing.cost(&model, answer.model.as_deref(), &answer.usage);
+                match (reserved, cost_usd) {
+                    (Some(reserved), Some(cost_usd)) => reserved.settle(cost_usd),
+                    (Some(reserved), None) => reserved.settle_in_full(),
+                    (None, _) => {}
+                }
+                let kept = json(&answer).map(|json| StoredReply {
+                    outcome: ReplyOutcome::Answer(json),
+                    model: answer.model.clone().unwrap_or(model),
+                    usage: answer.usage,
+                    cost_usd,
+                    time_secs: Some(time_secs),
+                    date: Date::now(),
+                })?;
+                let said = Said { answer, cost_usd, time_secs: Some(time_secs), cached: false };
+                let stands = match &self.store {
+                    // When it cannot be written it is held in memory, and the user hears of it once; the answer is good.
+                    Some(store) => store.keep_or_take(key, kept).await.ok(),
+                    None => None,
+                };
+                // Another process may have been faster: then its answer counts, so that this run and the next agree.
+                match stands.and_then(|reply| answer_of(&reply)) {
+                    Some(answer) => unless_refused(Said { answer, ..said }),
+                    None => unless_refused(said),
+                }
+            }
+            Err(failure) => {
+                let error = Error::from(failure.clone());
+                // An answer that came too late or broken is paid for as well.
+                if matches!(failure.kind, FailureKind::TimedOut | FailureKind::Garbage | FailureKind::Cancelled) {
+                    reserved.into_iter().for_each(Reservation::settle_in_full);
+                }
+                if failure.kind != FailureKind::Cancelled {
+                    self.keep_failure(key, &failure, &error, model, time_secs).await;
+                }
+                let known = Judging { time_secs: Some(time_secs), ..Judging::default() };
+                Err(if error.is_cancelled() { error } else { error.with_judging(known) })
+            }
+        }
+    }
+
+    /// Sets aside the most that a question may cost, as far as its price is known: four bytes are about a token, and an answer may
+    /// be as long as it is let.
+    async fn reserve(&self, question: &Question, model: &str) -> Result<Option<Reservation>> {
+        let Some(budget) = &self.budget else { return Ok(None) };
+        let (n_bytes, max_tokens) = question.size();
+        let usage = Usage { prompt_tokens: n_bytes.div_ceil(4) as u64, completion_tokens: max_tokens.into(), ..Usage::default() };
+        let estimate = self.pricing.prices(model).map_or(0.0, |prices| prices.cost(&usage));
+        budget.reserve(estimate).await.map(Some)
+    }
+
+    /// What the store knows, unless that has to be asked again.
+    fn kept(&self, key: QuestionKey) -> Result<Option<Result<Said>>> {
+        let Some(store) = &self.store else { return Ok(None) };
+        let Some(reply) = store.replies(&[key])?.pop().flatten().filter(|reply| reply.settles(self.retry_failures)) else {
+            return Ok(None);
+        };
+        if let ReplyOutcome::Failure(failure) = &reply.outcome {
+            let known = Judging { cached: true, cost_usd: Some(0.0), time_secs: Some(0.0), ..Judging::default() };
+            return Ok(Some(Err(failure.to_error().with_judging(known))));
+        }
+        let free = |answer| Said { answer, cost_usd: Some(0.0), time_secs: Some(0.0), cached: true };
+        Ok(answer_of(&reply).map(|answer| unless_refused(free(answer))))
+    }
+
+    async fn keep_failure(&self, key: QuestionKey, failure: &Failure, error: &Error, model: String, time_secs: f64) {
+        if matches!(failure.kind, FailureKind::Unauthorised | FailureKind::QuotaSpent | FailureKind::NotFound) {
+            let _ = self.hopeless.set(failure.clone());
+        }
+        let Some(store) = &self.store else { return };
+        // Only what the text itself is to blame for will fail again.
+        let may_pass = !matches!(failure.kind, FailureKind::Filtered | FailureKind::ContextTooLong);
+        let reply = StoredReply {
+            outcome: ReplyOutcome::Failure(ReplyFailure { may_pass, ..ReplyFailure::of(error) }),
+            model,
+            usage: Usage { n_failed: 1, ..Usage::default() },
+            cost_usd: None,
+            time_secs: Some(time_secs),
+            date: Date::now(),
+        };
+        // A failure that cannot be kept is asked again, which is as good.
+        let _ = store.keep(key, reply).await;
+    }
+}
+
+fn client(server: &EndpointOptions) -> Result<Client> {
+    let key = server.api_key_env.as_deref().map(farmhand_endpoints::ApiKey::from_env).transpose()?;
+    Client::new(server, key)
+}
+
+impl Question {
+    /// What is asked, in the form that the store goes by.
+    pub(crate) fn canonical(&self) -> Value {
+        match self {
+            Self::Chat(request) => request.question(),
+            Self::Completion(request) => request.question(),
+        }
+    }
+
+    /// Bytes of the prompt, and tokens of the answer at most.
+    fn size(&self) -> (usize, u32) {
+        match self {
+            Self::Chat(request) => {
+                let text: usize = request.messages.iter().map(|message| message.content.len() + 16).sum();
+                (
+                    text + request.tools.iter().map(|tool| tool.parameters.to_string().len()).sum::<usize>(),
+                    request.decoding.max_tokens,
+                )
+            }
+            Self::Completion(request) => {
+                let text = match &request.prompt {
+                    Prompt::Text(text) => text.len(),
+                    Prompt::Tokens(ids) => 4 * ids.len(),
+                };
+                (text, request.decoding.max_tokens)
+            }
+        }
+    }
+
+    fn model(&self) -> &str {
+        match self {
+            Self::Chat(request) => &request.model,
+            Self::Completion(request) => &request.model,
+        }
+    }
+}
+
+/// A reply in so many words that there will be none is a failure of its own kind.
+fn unless_refused(said: Said) -> Result<Said> {
+    let has_text = !said.answer.text.is_empty() || !said.answer.tool_calls.is_empty();
+    if said.answer.finish != Finish::Filtered {
+        return Ok(said);
+    }
+    let known = Judging {
+        raw: has_text.then(|| said.answer.text.clone()),
+        cost_usd: said.cost_usd,
+        time_secs: said.time_secs,
+        cached: said.cached,
+        ..Judging::default()
+    };
+    Err(Error::new(ErrorKind::RefusedAnswer, "the judge refuses to answer").with_judging(known))
+}
+
+fn answer_of(reply: &StoredReply) -> Option<Answer> {
+    serde_json::from_value(reply.answer()?.clone()).ok()
+}
+
+fn json(answer: &Answer) -> Result<Value> {
+    serde_json::to_value(answer).map_err(|error| Error::other("an answer cannot be kept").with_source(error))
+}
+
+/// What was said, for the one who asked.
+fn share(said: &Result<Said>) -> Result<Said> {
+    match said {
+        Ok(said) => Ok(said.clone()),
+        Err(error) => Err(failures::copy(error)),
+    }
+}
+
+/// What was said, for another who asked the same: free.
+fn again(said: &Result<Said>) -> Result<Said> {
+    let free = |said: &Said| Said { cost_usd: said.cost_usd.map(|_| 0.0), time_secs: Some(0.0), cached: true, ..said.clone() };
+    let same = |error: &Error| {
+        let copy = failures::copy(error);
+        if copy.judging().is_none() {
+            return copy;
+        }
+        copy.map_judging(|known| Judging { cost_usd: known.cost_usd.map(|_| 0.0), time_secs: Some(0.0), cached: true, ..known })
+    };
+    said.as_ref().map(free).map_err(same)
+}

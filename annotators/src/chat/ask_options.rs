@@ -1,0 +1,118 @@
+//! Whom a judge asks: the options that every judge behind a server has.
+
+use std::path::PathBuf;
+
+use farmhand_core::{Error, Problem, Result};
+use farmhand_endpoints::{AnswerFormat, Decoding, EndpointOptions, Prices};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Whom a judge asks, and where what was answered is kept. Part of the options of each of our own judges.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct AskOptions {
+    /// The model's name at the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The server.
+    pub server: EndpointOptions,
+    /// Softmax temperature of the reply, ≥ 0; 0 is greedy.
+    pub temperature: f64,
+    /// Tokens of a reply at most, ≥ 1.
+    pub max_tokens: u32,
+    /// Send a seed with every question, which follows from the run's seed and the question. Unset: none is sent, and the run's
+    /// seed only tells samples apart.
+    pub send_seed: bool,
+    /// In what form the reply is asked for: `text`, the default, `json` or `json_schema`, where the server can hold to one.
+    pub format: ReplyFormat,
+    /// What tokens cost; unset: what the price table says of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+    /// A price table of one's own, laid over the one that comes with the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_file: Option<PathBuf>,
+    /// The store of replies, in which a question that was answered before is found again; unset: the one that all runs share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
+    /// Ask again what failed for good before (a refusal, a text that is too long); failures that may pass are always asked again.
+    pub retry_failures: bool,
+}
+
+/// In what form a reply is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplyFormat {
+    /// Any text; the prompt says what it has to hold.
+    #[default]
+    Text,
+    /// The server is asked for a JSON object.
+    Json,
+    /// The server is asked for JSON that keeps the judge's schema.
+    JsonSchema,
+}
+
+impl Default for AskOptions {
+    fn default() -> Self {
+        Self {
+            model: None,
+            server: EndpointOptions::default(),
+            temperature: 0.0,
+            max_tokens: 256,
+            send_seed: false,
+            format: ReplyFormat::Text,
+            prices: None,
+            price_file: None,
+            store: None,
+            retry_failures: false,
+        }
+    }
+}
+
+impl AskOptions {
+    /// Everything out of range, paths relative to the table that holds these options.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.server.problems().into_iter().map(|problem| problem.under("server")).collect();
+        if self.model.as_ref().is_none_or(String::is_empty) {
+            problems.push(
+                Problem::new("model", "a judge behind a server needs the name of a model")
+                    .with_hint("a name that the server lists at `/v1/models`"),
+            );
+        }
+        if !(0.0..=10.0).contains(&self.temperature) {
+            problems.push(Problem::new("temperature", format!("expected a number in [0, 10], got {}", self.temperature)));
+        }
+        if self.max_tokens == 0 {
+            problems.push(Problem::new("max_tokens", "expected at least 1, got 0"));
+        }
+        if let Some(prices) = &self.prices {
+            problems.extend(prices.problems().into_iter().map(|problem| problem.under("prices")));
+        }
+        problems
+    }
+
+    /// The model's name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn model(&self) -> Result<&str> {
+        self.model.as_deref().filter(|name| !name.is_empty()).ok_or_else(|| {
+            Error::invalid_config("`model`: a judge behind a server needs the name of a model")
+                .with_hint("a name that the server lists at `/v1/models`")
+        })
+    }
+
+    /// How a reply is decoded, without a seed.
+    pub(super) fn decoding(&self) -> Decoding {
+        Decoding { max_tokens: self.max_tokens, temperature: self.temperature, ..Decoding::default() }
+    }
+
+    /// The form of a reply whose JSON Schema is `schema`.
+    pub(super) fn format(&self, name: &str, schema: impl FnOnce() -> Value) -> AnswerFormat {
+        match self.format {
+            ReplyFormat::Text => AnswerFormat::Text,
+            ReplyFormat::Json => AnswerFormat::Json,
+            ReplyFormat::JsonSchema => AnswerFormat::JsonSchema { name: name.to_owned(), schema: schema() },
+        }
+    }
+}
