@@ -9,6 +9,7 @@ mod feedback;
 mod hub;
 mod hub_server;
 mod label;
+mod judges;
 mod learners;
 mod pipeline;
 mod reward_models;
