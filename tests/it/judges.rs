@@ -69,6 +69,8 @@ fn what_a_judge_said_is_kept_and_paid_once() {
     }
     let second = judged("second");
     assert_eq!(server.received().len(), 5);
-    assert!(second.iter().all(|judgement| judgement["annotation"]["cached"] == true && judgement["annotation"]["cost_usd"] == 0.0));
+    assert!(
+        second.iter().all(|judgement| judgement["annotation"]["cached"] == true && judgement["annotation"]["cost_usd"] == 0.0)
+    );
     assert!(first.iter().zip(&second).all(|(a, b)| a["annotation"]["preference"] == b["annotation"]["preference"]));
 }
