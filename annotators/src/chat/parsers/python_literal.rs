@@ -242,7 +242,9 @@ impl<'a> Reader<'a> {
             _ => return self.refuse("a text of another kind"),
         };
         self.at += prefix.len();
-        let quote = if self.rest().starts_with('\'') { "'" } else { "\"" };
+        let Some(quote) = ["'", "\""].into_iter().find(|quote| self.rest().starts_with(quote)) else {
+            return self.refuse("a text of another kind");
+        };
         let tripled = quote.repeat(3);
         let end = if self.rest().starts_with(&tripled) { tripled.as_str() } else { quote };
         self.at += end.len();
@@ -389,6 +391,8 @@ x'"#,
             "[1] if True else 2",
             "...",
             "'\\x1'",
+            "é'a'",
+            "r1'a'",
             &deep,
         ] {
             assert!(read_literal(text).is_err(), "{text:.40}");
