@@ -1,8 +1,11 @@
 //! What a component may use while it works: the stage's folder, randomness, the device, events, cancellation.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,24 +28,30 @@ pub enum Device {
     Cuda,
 }
 
-/// Set when the user asks to stop. Components look at it between steps.
+/// Set when the user asks to stop. Components look at it between steps, or wait for it beside their work.
 #[derive(Debug, Default)]
-pub struct CancelFlag(AtomicBool);
+pub struct CancelFlag {
+    is_set: AtomicBool,
+    /// Who waits, by a number of its own.
+    waiting: Mutex<BTreeMap<u64, Waker>>,
+}
 
 impl CancelFlag {
     /// A flag nobody has set; usable in a `static`.
     pub const fn new() -> Self {
-        Self(AtomicBool::new(false))
+        Self { is_set: AtomicBool::new(false), waiting: Mutex::new(BTreeMap::new()) }
     }
 
     /// Asks everyone to stop at the next step.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.is_set.store(true, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// Whether someone asked to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.is_set.load(Ordering::SeqCst)
     }
 
     /// An error of kind `Cancelled` when someone asked to stop.
@@ -51,6 +60,40 @@ impl CancelFlag {
     /// When someone asked to stop.
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Comes back once someone asks to stop; any executor may poll it.
+    pub fn cancelled(&self) -> Cancelled<'_> {
+        Cancelled { flag: self, number: None }
+    }
+}
+
+/// The future of [`CancelFlag::cancelled`].
+#[derive(Debug)]
+pub struct Cancelled<'a> {
+    flag: &'a CancelFlag,
+    /// Under which number it waits.
+    number: Option<u64>,
+}
+
+impl Future for Cancelled<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = self.number.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+        self.number = Some(number);
+        self.flag.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, cx.waker().clone());
+        // Looked at after joining those who wait, so that a wish in between is not missed.
+        if self.flag.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.flag.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        }
     }
 }
 
@@ -119,5 +162,33 @@ impl<'a> RunContext<'a> {
         let mut output = None;
         self.executor.block_on(Box::pin(async { output = Some(future.await) }));
         output.expect("the executor runs the future to its end")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_the_wish_to_stop_is_woken_and_who_went_away_is_forgotten() {
+        static FLAG: CancelFlag = CancelFlag::new();
+        let waiting = || FLAG.waiting.lock().expect("not poisoned").len();
+        let mut cx = Context::from_waker(Waker::noop());
+        {
+            let mut cancelled = std::pin::pin!(FLAG.cancelled());
+            assert!(cancelled.as_mut().poll(&mut cx).is_pending() && cancelled.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(waiting(), 1);
+        }
+        assert_eq!(waiting(), 0);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| PollingExecutor.block_on(Box::pin(FLAG.cancelled())));
+            while waiting() == 0 {
+                std::thread::yield_now();
+            }
+            FLAG.cancel();
+            waits.join().expect("woken");
+        });
+        PollingExecutor.block_on(Box::pin(FLAG.cancelled()));
+        assert_eq!(waiting(), 0);
     }
 }

@@ -40,7 +40,7 @@ pub use component::{
     AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, Preset, RewardModelSpec,
     defaults_json, options_json, schema_json,
 };
-pub use context::{CancelFlag, Device, Executor, PollingExecutor, RunContext};
+pub use context::{CancelFlag, Cancelled, Device, Executor, PollingExecutor, RunContext};
 pub use dylib::open_globally;
 pub use error::{Error, ErrorKind, Problem, Result};
 pub use evaluator::{EvaluationInputs, Evaluator, EvaluatorConfig};

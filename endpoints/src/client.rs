@@ -5,42 +5,40 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use farmhand_core::{Error, Result};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use farmhand_core::{BuildContext, Error, Result};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::api_key::ApiKey;
-use crate::backoff::{Backoff, asked_wait};
-use crate::failure::{Failure, FailureKind, shorten};
+use crate::attempt::{Received, read_json};
+use crate::backoff::Backoff;
+use crate::failure::{Failure, FailureKind};
 use crate::network_thread::{NetworkTask, network};
-use crate::options::EndpointOptions;
-use crate::server_url::ServerUrl;
+use crate::options::{Api, EndpointOptions};
+use crate::stop::Stop;
+use crate::turns::Turns;
+use crate::upstream::{Keys, Upstream, upstreams};
 use crate::usage::Usage;
 
-/// The largest answer that is read, in bytes.
-const LARGEST_ANSWER: usize = 64 << 20;
-
-/// Asks one server. Clones share the limit of requests under way, the waiting a server asked for, and the counts.
+/// Asks a model, wherever it is served. Clones share the limits, the waiting a server asked for, and the counts.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
+    pub(crate) api: Api,
     http: reqwest::Client,
-    url: ServerUrl,
-    key: Option<ApiKey>,
-    retries: u32,
-    backoff: Backoff,
+    upstreams: Vec<Upstream>,
+    turns: Turns,
     permits: Semaphore,
+    pub(crate) retries: u32,
+    total_timeout: Option<Duration>,
+    pub(crate) grace: Duration,
+    pub(crate) backoff: Backoff,
     network: Handle,
-    /// No request is sent before this moment: a server asked to wait.
-    not_before: Mutex<Option<Instant>>,
-    /// Whether the server was ever there. Until then nobody waits for a server that does not answer.
-    was_reached: AtomicBool,
+    counts_tokens: bool,
     /// Whether this server calls the limit of a chat answer `max_completion_tokens`.
     pub(crate) counts_completion_tokens: AtomicBool,
     n_started: AtomicU64,
@@ -49,64 +47,105 @@ pub(crate) struct Shared {
 
 /// What is asked of which route.
 pub(crate) struct Request {
-    pub(crate) url: String,
-    /// Makes what is posted as JSON, when the request's turn comes; without one the route is read.
-    pub(crate) body: Option<Box<dyn Fn() -> Value + Send + Sync>>,
+    pub(crate) route: Route,
+    pub(crate) body: Body,
+    /// Bytes of the answer at most.
+    pub(crate) largest_answer: usize,
+    /// Whether only the first place may be asked.
+    pub(crate) only_first: bool,
+    /// Whether a failure comes back instead of another try.
+    pub(crate) only_once: bool,
+}
+
+/// Bytes of an answer at most, where nothing else is said.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// A route at every server.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// Of the interface, below `/v1`.
+    Api(String),
+    /// Beside it, where vLLM's own routes are.
+    Root(&'static str),
+}
+
+/// What is sent.
+pub(crate) enum Body {
+    /// Nothing: the route is read.
+    None,
+    /// JSON, made when the request's turn comes, and the tokens of the answer at most.
+    Json(Box<dyn Fn() -> Value + Send + Sync>, u32),
+    /// Bytes of this content type.
+    Bytes(String, Vec<u8>),
 }
 
 impl Request {
-    pub(crate) fn get(url: String) -> Self {
-        Self { url, body: None }
+    pub(crate) fn get(route: Route) -> Self {
+        Self { route, body: Body::None, largest_answer: LARGEST_ANSWER, only_first: false, only_once: false }
     }
 
-    pub(crate) fn post(url: String, body: impl Fn() -> Value + Send + Sync + 'static) -> Self {
-        Self { url, body: Some(Box::new(body)) }
+    pub(crate) fn post(route: Route, max_tokens: u32, body: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        Self { body: Body::Json(Box::new(body), max_tokens), ..Self::get(route) }
+    }
+
+    /// The same, for the first place alone.
+    pub(crate) fn to_first(self) -> Self {
+        Self { only_first: true, ..self }
+    }
+
+    /// The same, never tried again.
+    pub(crate) fn once(self) -> Self {
+        Self { only_once: true, ..self }
+    }
+}
+
+impl Route {
+    pub(crate) fn api(route: impl Into<String>) -> Self {
+        Self::Api(route.into())
+    }
+
+    pub(crate) fn at(&self, upstream: &Upstream) -> String {
+        match self {
+            Self::Api(route) => upstream.url.api(route),
+            Self::Root(route) => upstream.url.root(route),
+        }
     }
 }
 
 impl Client {
-    /// A client for the server that the options name. Nothing is asked yet.
+    /// A client of the servers that the options name, the first one's key given. Nothing is asked yet.
     ///
     /// # Errors
-    /// When an option is out of range or the network cannot be set up.
+    /// When an option is out of range, a further endpoint's key is missing, or the network cannot be set up.
     pub fn new(options: &EndpointOptions, key: Option<ApiKey>) -> Result<Self> {
+        Self::with_keys(options, &Keys::Given(key))
+    }
+
+    /// A client of the servers that the options name, with the keys that they name. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// When an option is out of range, a key is missing, or the network cannot be set up.
+    pub fn from_options(options: &EndpointOptions, ctx: &BuildContext<'_>) -> Result<Self> {
+        Self::with_keys(options, &Keys::Named(ctx))
+    }
+
+    fn with_keys(options: &EndpointOptions, keys: &Keys<'_>) -> Result<Self> {
         if let Some(problem) = options.problems().into_iter().next() {
             return Err(Error::invalid_config(format!("`{}`: {}", problem.path, problem.message)));
         }
-        static TLS: Once = Once::new();
-        // Another part of the program may have chosen the same library before; that is as good.
-        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let url = ServerUrl::parse(&options.base_url).map_err(Error::invalid_config)?;
-        let mut http = reqwest::Client::builder()
-            .timeout(Duration::from_secs_f64(options.timeout_secs))
-            .connect_timeout(Duration::from_secs_f64(options.timeout_secs.min(10.0)))
-            // A key goes to the server that was named and to no other.
-            .redirect(reqwest::redirect::Policy::none())
-            // Many servers close a connection that was idle for five seconds; a request on its way then would be lost.
-            .pool_idle_timeout(Duration::from_secs(4))
-            .user_agent(concat!("farmhand/", env!("CARGO_PKG_VERSION")));
-        if url.is_loopback() {
-            http = http.no_proxy();
-        }
-        if options.base_url.starts_with("http://") {
-            // Certificates are not needed, and some machines have none.
-            http = http.tls_certs_only([]);
-        }
-        let http = http.build().map_err(|error| {
-            Error::other("cannot set up the HTTP client")
-                .with_source(error)
-                .with_hint("are the system's CA certificates installed?")
-        })?;
+        let upstreams = upstreams(options, keys)?;
         let shared = Shared {
-            http,
-            url,
-            key,
-            retries: options.retries,
-            backoff: Backoff::default(),
+            api: options.api,
+            http: http_client(options, &upstreams)?,
+            turns: Turns::new(&upstreams, options),
+            upstreams,
             permits: Semaphore::new(options.max_concurrent.min(Semaphore::MAX_PERMITS)),
+            retries: options.retries,
+            total_timeout: options.total_timeout_secs.map(Duration::from_secs_f64),
+            grace: Duration::from_secs_f64(options.grace_secs),
+            backoff: Backoff::default(),
             network: network()?,
-            not_before: Mutex::new(None),
-            was_reached: AtomicBool::new(false),
+            counts_tokens: options.tokens_per_minute.is_some(),
             counts_completion_tokens: AtomicBool::new(false),
             n_started: AtomicU64::new(0),
             usage: Mutex::new(Usage::default()),
@@ -120,7 +159,9 @@ impl Client {
     /// When the client was cloned or is in use.
     #[must_use]
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {
-        Arc::get_mut(&mut self.shared).expect("set before the client is shared").backoff = backoff;
+        let shared = Arc::get_mut(&mut self.shared).expect("set before the client is shared");
+        shared.backoff = backoff;
+        shared.turns.set_backoff(backoff);
         self
     }
 
@@ -129,12 +170,25 @@ impl Client {
         *self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the user should know and nobody took yet: a key that is not used any more, a server that is left alone for a
+    /// while. For `ctx.events.warn`.
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.shared.turns.take_notices()
+    }
+
     pub(crate) fn network(&self) -> &Handle {
         &self.shared.network
     }
 
-    pub(crate) fn url(&self) -> &ServerUrl {
-        &self.shared.url
+    /// The first server's address, for messages.
+    pub(crate) fn address(&self) -> String {
+        self.shared.upstreams[0].url.api("")
+    }
+
+    /// A request that is refused before it is sent.
+    pub(crate) fn unsent(&self, route: &Route, message: String) -> Failure {
+        let url = route.at(&self.shared.upstreams[0]);
+        Failure { attempts: 0, ..Failure::new(FailureKind::Refused, &url, message) }
     }
 
     /// Sends a request, again where that may help, and reads its answer; `read` says what is missing in an answer that is JSON.
@@ -143,128 +197,179 @@ impl Client {
         request: Request,
         read: impl Fn(&Value) -> Result<T, String> + Send + Sync + 'static,
     ) -> impl Future<Output = Result<T, Failure>> + Send + 'static {
+        self.send_for(request, move |received| read_json(received, &read))
+    }
+
+    /// The same for an answer that is not one JSON value.
+    pub(crate) fn send_for<T: Send + 'static>(
+        &self,
+        request: Request,
+        read: impl Fn(&Received<'_>) -> Result<T, Failure> + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<T, Failure>> + Send + 'static {
         let shared = self.shared.clone();
         let network = self.shared.network.clone();
-        async move { NetworkTask::spawn(&network, async move { shared.send(&request, &read).await }).await }
+        async move {
+            let stop = Stop::current();
+            NetworkTask::spawn(&network, async move { shared.send(&request, &read, stop).await }).await
+        }
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("url", &self.shared.url).field("key", &self.shared.key).finish_non_exhaustive()
+        f.debug_struct("Client").field("api", &self.shared.api).field("upstreams", &self.shared.upstreams).finish_non_exhaustive()
     }
 }
 
+fn http_client(options: &EndpointOptions, upstreams: &[Upstream]) -> Result<reqwest::Client> {
+    static TLS: Once = Once::new();
+    // Another part of the program may have chosen the same library before; that is as good.
+    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let mut http = reqwest::Client::builder()
+        .timeout(Duration::from_secs_f64(options.timeout_secs))
+        .connect_timeout(Duration::from_secs_f64(options.timeout_secs.min(10.0)))
+        .tcp_nodelay(true)
+        // A key goes to the server that was named and to no other.
+        .redirect(reqwest::redirect::Policy::none())
+        // Many servers close a connection that was idle for five seconds; a request on its way then would be lost.
+        .pool_idle_timeout(Duration::from_secs(4))
+        .user_agent(concat!("farmhand/", env!("CARGO_PKG_VERSION")));
+    if upstreams.iter().all(|upstream| upstream.url.is_loopback()) {
+        http = http.no_proxy();
+    }
+    if upstreams.iter().all(|upstream| !upstream.url.is_encrypted()) {
+        // Certificates are not needed, and some machines have none.
+        http = http.tls_certs_only([]);
+    }
+    http.build().map_err(|error| {
+        Error::other("cannot set up the HTTP client").with_source(error).with_hint("are the system's CA certificates installed?")
+    })
+}
+
 impl Shared {
-    async fn send<T>(&self, request: &Request, read: &(impl Fn(&Value) -> Result<T, String> + Sync)) -> Result<T, Failure> {
+    async fn send<T>(
+        &self,
+        request: &Request,
+        read: &(impl Fn(&Received<'_>) -> Result<T, Failure> + Sync),
+        mut stop: Stop,
+    ) -> Result<T, Failure> {
+        let cancelled = || Failure { attempts: 0, ..Failure::new(FailureKind::Cancelled, "", "stopped on request") };
+        let Some(permit) = stop.or(self.permits.acquire()).await else { return Err(cancelled()) };
+        let _permit = permit.expect("never closed");
+        let (mut n_attempts, mut last) = (0, None);
+        let tries = self.tries(request, read, &mut stop, &mut n_attempts, &mut last);
+        let result = match self.total_timeout {
+            None => tries.await,
+            Some(limit) => match tokio::time::timeout(limit, tries).await {
+                Ok(result) => result,
+                Err(_) => Err(self.total_timeout_over(request, limit, last)),
+            },
+        };
+        self.count(|usage| match &result {
+            Ok(_) => usage.n_requests += 1,
+            Err(failure) if failure.kind == FailureKind::Cancelled => {}
+            Err(_) => usage.n_failed += 1,
+        });
+        result.map_err(|failure| Failure { attempts: n_attempts.max(failure.attempts), ..failure })
+    }
+
+    /// Tries until an answer comes, or no further try helps.
+    async fn tries<T>(
+        &self,
+        request: &Request,
+        read: &(impl Fn(&Received<'_>) -> Result<T, Failure> + Sync),
+        stop: &mut Stop,
+        n_attempts: &mut u32,
+        last: &mut Option<Failure>,
+    ) -> Result<T, Failure> {
         let number = self.n_started.fetch_add(1, Ordering::Relaxed);
-        let _permit = self.permits.acquire().await.expect("never closed");
-        let body = request.body.as_ref().map(|body| serde_json::to_vec(&body()).expect("a JSON value is JSON"));
-        let mut attempt = 1;
+        let (body, max_tokens) = match &request.body {
+            Body::None => (None, 0),
+            Body::Json(body, max_tokens) => {
+                (Some(("application/json", serde_json::to_vec(&body()).expect("a JSON value is JSON"))), *max_tokens)
+            }
+            Body::Bytes(content_type, bytes) => (Some((content_type.as_str(), bytes.clone())), 0),
+        };
+        let is_generation = matches!(request.body, Body::Json(..)) && max_tokens > 0;
+        let tokens =
+            if is_generation { body.as_ref().map_or(0, |(_, body)| body.len() / 4) as f64 + f64::from(max_tokens) } else { 0.0 };
+        let (mut n_failures, mut avoid, mut n_elsewhere) = (0, None, 0);
+        let only = request.only_first.then_some(0);
         loop {
-            self.wait_as_asked().await;
-            let failure = match self.attempt(request, body.as_deref(), read).await {
-                Ok(answer) => {
-                    self.count(|usage| usage.n_requests += 1);
+            let cancelled = || Failure { attempts: 0, ..Failure::new(FailureKind::Cancelled, "", "stopped on request") };
+            let turn = match stop.or(self.turns.next(only, avoid, tokens)).await {
+                None => return Err(last.take().unwrap_or_else(cancelled)),
+                Some(Ok(turn)) => turn,
+                // The failure that this very request met says more than that nobody is left to ask.
+                Some(Err(failure)) => return Err(last.take().filter(|last| last.kind == failure.kind).unwrap_or(failure)),
+            };
+            *n_attempts += 1;
+            let upstream = &self.upstreams[turn.upstream];
+            let body = body.as_ref().map(|(content_type, bytes)| (*content_type, bytes.as_slice()));
+            let outcome = crate::attempt::attempt(&self.http, upstream, request, body).await;
+            let outcome = match &outcome {
+                Ok(whole) => {
+                    let received = Received::new(upstream, &request.route, whole);
+                    let used = if self.counts_tokens { received.tokens_used() } else { None };
+                    received.accepted().and_then(read).map(|answer| (answer, used))
+                }
+                Err(failure) => Err(failure.clone()),
+            };
+            let failure = match outcome {
+                Ok((answer, used)) => {
+                    turn.answered(used);
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
-            let asked = failure.retry_after.unwrap_or_default();
-            if attempt > self.tries_again(&failure) || self.backoff.is_too_long(asked) {
-                self.count(|usage| usage.n_failed += 1);
-                return Err(Failure { attempts: attempt, ..failure });
+            let (tried, asked) = (turn.upstream, failure.retry_after.unwrap_or_default());
+            let was_reached = turn.failed(&failure);
+            if stop.is_asked() {
+                return Err(failure);
             }
-            if !asked.is_zero() {
-                // The wish is for everyone, not only for the request that was told.
-                let moment = Instant::now() + asked;
-                let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-                *not_before = Some(not_before.map_or(moment, |earlier| earlier.max(moment)));
+            let may_go_elsewhere = n_elsewhere + 1 < self.upstreams.len() && self.turns.n_open() > 0;
+            if failure.is_of_this_place() && may_go_elsewhere && only.is_none() {
+                // Another key or place may have what this one lacks; that is not another try of the same thing.
+                n_elsewhere += 1;
+            } else {
+                n_failures += 1;
+                if request.only_once || n_failures > self.further_tries(&failure, was_reached) || self.backoff.is_too_long(asked)
+                {
+                    return Err(failure);
+                }
+                let wait = if self.turns.n_open() > 1 && only.is_none() {
+                    Duration::ZERO
+                } else {
+                    self.backoff.wait(number, n_failures)
+                };
+                if stop.or(tokio::time::sleep(wait)).await.is_none() {
+                    return Err(failure);
+                }
             }
             self.count(|usage| usage.n_retries += 1);
-            tokio::time::sleep(self.backoff.wait(number, attempt, failure.retry_after)).await;
-            attempt += 1;
+            (avoid, *last) = (Some(tried), Some(failure));
         }
     }
 
     /// How often a request that failed like this is sent again.
-    fn tries_again(&self, failure: &Failure) -> u32 {
+    fn further_tries(&self, failure: &Failure, was_reached: bool) -> u32 {
         match failure.kind {
-            FailureKind::Unreachable if !self.was_reached.load(Ordering::Relaxed) => 0,
+            FailureKind::Unreachable if !was_reached && self.upstreams.len() == 1 => 0,
             FailureKind::TimedOut => self.retries.min(1),
             kind if kind.may_pass() => self.retries,
             _ => 0,
         }
     }
 
-    async fn wait_as_asked(&self) {
-        loop {
-            let moment = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-            match moment.filter(|moment| *moment > Instant::now()) {
-                Some(moment) => tokio::time::sleep_until(moment).await,
-                None => return,
-            }
+    fn total_timeout_over(&self, request: &Request, limit: Duration, last: Option<Failure>) -> Failure {
+        let mut message = format!("all its tries took longer than `total_timeout_secs` = {}", limit.as_secs_f64());
+        if let Some(last) = &last {
+            message = format!("{message}; the last failure: {last}");
         }
-    }
-
-    async fn attempt<T>(
-        &self,
-        request: &Request,
-        body: Option<&[u8]>,
-        read: &(impl Fn(&Value) -> Result<T, String> + Sync),
-    ) -> Result<T, Failure> {
-        let url = &request.url;
-        let mut http = match body {
-            Some(body) => {
-                let json = HeaderValue::from_static("application/json");
-                self.http.post(url).header(CONTENT_TYPE, json).body(body.to_vec())
-            }
-            None => self.http.get(url),
-        };
-        if let Some(key) = &self.key {
-            http = http.header(AUTHORIZATION, key.header());
-        }
-        let mut response = http.send().await.map_err(|error| transport_failure(url, error))?;
-        self.was_reached.store(true, Ordering::Relaxed);
-        let (status, retry_after) = (response.status(), asked_wait(response.headers()));
-        let mut bytes = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| transport_failure(url, error))? {
-            if bytes.len() + part.len() > LARGEST_ANSWER {
-                return Err(Failure::new(FailureKind::Garbage, url, format!("more than {LARGEST_ANSWER} bytes")));
-            }
-            bytes.extend_from_slice(&part);
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        // Only what goes into a message: an answer's own words stay as they are.
-        let shown = || self.key.as_ref().map_or_else(|| text.to_string(), |key| key.redact(&text));
-        if !status.is_success() {
-            return Err(Failure { retry_after, ..Failure::from_answer(status.as_u16(), url, &shown()) });
-        }
-        let garbage = |what: String| {
-            let message = format!("{what} in `{}`", shorten(&shown()));
-            Failure { status: Some(status.as_u16()), ..Failure::new(FailureKind::Garbage, url, message) }
-        };
-        let json: Value = serde_json::from_str(&text).map_err(|error| garbage(error.to_string()))?;
-        // Some gateways answer 200 and put the failure inside.
-        if json["error"].is_object() {
-            let inner = json["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400);
-            return Err(Failure { retry_after, ..Failure::from_answer(inner.unwrap_or(500), url, &shown()) });
-        }
-        read(&json).map_err(garbage)
+        Failure::new(FailureKind::TimedOut, &request.route.at(&self.upstreams[0]), message)
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Usage)) {
         change(&mut self.usage.lock().unwrap_or_else(PoisonError::into_inner));
     }
-}
-
-/// A failure below HTTP.
-fn transport_failure(url: &str, error: reqwest::Error) -> Failure {
-    let kind = if error.is_timeout() { FailureKind::TimedOut } else { FailureKind::Unreachable };
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    Failure::new(kind, url, shorten(&cause.to_string()))
 }

@@ -5,9 +5,10 @@ use std::future::Future;
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, TokenLogProb, finish, only_choice, token_ids, usage};
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, Route};
 use crate::decoding::Decoding;
 use crate::failure::Failure;
+use crate::options::Api;
 use crate::question::question;
 
 /// What a completion goes on from.
@@ -55,10 +56,16 @@ impl CompletionRequest {
 impl Client {
     /// Goes on from a prompt, at `/v1/completions`.
     pub fn complete(&self, request: CompletionRequest) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static {
-        let has_stop_texts = !request.decoding.stop.is_empty();
-        let sending = Request::post(self.url().api("completions"), move || request.body());
+        let (has_stop_texts, max_tokens) = (!request.decoding.stop.is_empty(), request.decoding.max_tokens);
+        let sending = Request::post(Route::api("completions"), max_tokens, move || request.body());
         let (client, answer) = (self.clone(), self.send(sending, move |json| read(json, has_stop_texts)));
-        async move { answer.await.inspect(|answer| client.count_tokens(answer)) }
+        async move {
+            if client.shared.api == Api::Anthropic {
+                let message = "Anthropic's interface goes on from no prompt; ask it as a chat";
+                return Err(client.unsent(&Route::api("completions"), message.to_owned()));
+            }
+            answer.await.inspect(|answer| client.count_tokens(answer))
+        }
     }
 
     pub(crate) fn count_tokens(&self, answer: &Answer) {

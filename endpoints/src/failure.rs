@@ -37,6 +37,8 @@ pub enum FailureKind {
     ServerError,
     /// The server's answer cannot be read: no JSON, parts missing.
     Garbage,
+    /// The server failed again and again and is left alone for a while.
+    CircuitOpen,
     /// The user asked to stop.
     Cancelled,
 }
@@ -56,13 +58,17 @@ impl FailureKind {
             Self::Refused => "refused",
             Self::ServerError => "server_error",
             Self::Garbage => "garbage",
+            Self::CircuitOpen => "circuit_open",
             Self::Cancelled => "cancelled",
         }
     }
 
     /// Whether the same request may succeed later.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Unreachable | Self::TimedOut | Self::RateLimited | Self::ServerError | Self::Garbage)
+        matches!(
+            self,
+            Self::Unreachable | Self::TimedOut | Self::RateLimited | Self::ServerError | Self::Garbage | Self::CircuitOpen
+        )
     }
 
     fn hint(self) -> &'static str {
@@ -71,7 +77,7 @@ impl FailureKind {
             Self::TimedOut => "raise `timeout_secs`, or lower `max_concurrent` so that the server is less busy",
             Self::RateLimited => "lower `max_concurrent`, or run the same command again later",
             Self::QuotaSpent => "the provider's account page shows what is left",
-            Self::Unauthorised => "`api_key_env` names the environment variable that holds the key",
+            Self::Unauthorised => "`api_key_env` names the environment variable that holds the key, `api_key_file` the file",
             Self::NotFound => {
                 "`base_url` ends with `/v1` for most servers; `model` is a name that the server lists at `/v1/models`"
             }
@@ -80,6 +86,9 @@ impl FailureKind {
             Self::Refused => "the server's own words say what it does not take",
             Self::ServerError => "the server's log says more",
             Self::Garbage => "is `base_url` the address of an OpenAI-compatible server?",
+            Self::CircuitOpen => {
+                "see to the server and run the same command again; `circuit_failures` says when it is left alone"
+            }
             Self::Cancelled => "run the same command again to go on",
         }
     }
@@ -105,6 +114,11 @@ pub struct Failure {
 impl Failure {
     pub(crate) fn new(kind: FailureKind, url: &str, message: impl Into<String>) -> Self {
         Self { kind, status: None, url: url.to_owned(), message: message.into(), attempts: 1, retry_after: None }
+    }
+
+    /// Whether another key or place may well do what this one refuses.
+    pub(crate) fn is_of_this_place(&self) -> bool {
+        matches!(self.kind, FailureKind::Unauthorised | FailureKind::QuotaSpent | FailureKind::NotFound)
     }
 
     /// What an answer with an error status says.
@@ -155,10 +169,17 @@ fn kind_of(status: u16, message: &str, code: &str) -> FailureKind {
         429 if says(&["insufficient_quota", "exceeded your current quota"]) => FailureKind::QuotaSpent,
         429 => FailureKind::RateLimited,
         400 | 413 | 422
-            if says(&["context_length_exceeded", "maximum context length", "max_model_len", "maximum model length"]) =>
+            if says(&[
+                "context_length_exceeded",
+                "maximum context length",
+                "max_model_len",
+                "maximum model length",
+                "prompt is too long",
+            ]) =>
         {
             FailureKind::ContextTooLong
         }
+        400 if says(&["credit balance is too low"]) => FailureKind::QuotaSpent,
         400 if says(&["content_filter", "content_policy"]) => FailureKind::Filtered,
         500.. => FailureKind::ServerError,
         _ => FailureKind::Refused,
@@ -170,7 +191,8 @@ impl fmt::Display for Failure {
         write!(f, "`{}` ", self.url)?;
         match (self.kind, self.status) {
             (FailureKind::Unreachable, _) => write!(f, "cannot be reached")?,
-            (FailureKind::TimedOut, None) => write!(f, "took too long")?,
+            (FailureKind::TimedOut, status) if status != Some(408) => write!(f, "took too long")?,
+            (FailureKind::CircuitOpen, _) => write!(f, "is left alone")?,
             (FailureKind::Garbage, _) => write!(f, "gave an answer that cannot be read")?,
             (_, Some(status)) => write!(f, "answered {status}")?,
             (_, None) => write!(f, "failed")?,
@@ -211,6 +233,9 @@ mod tests {
             serde_json::json!({ "error": { "message": message, "type": "BadRequestError", "code": 400 } }).to_string()
         };
         let openai = |code: &str| serde_json::json!({ "error": { "message": "no", "type": "x", "code": code } }).to_string();
+        let anthropic = |message: &str| {
+            serde_json::json!({ "type": "error", "error": { "type": "invalid_request_error", "message": message } }).to_string()
+        };
         let cases = [
             (400, vllm("This model's maximum context length is 1024 tokens."), K::ContextTooLong),
             (400, vllm("max_tokens=4000 cannot be greater than max_model_len=1024."), K::ContextTooLong),
@@ -226,6 +251,9 @@ mod tests {
             (302, String::new(), K::Refused),
             (500, "Internal Server Error".to_owned(), K::ServerError),
             (529, String::new(), K::ServerError),
+            (400, anthropic("prompt is too long: 208310 tokens > 200000 maximum"), K::ContextTooLong),
+            (400, anthropic("Your credit balance is too low to access the Anthropic API."), K::QuotaSpent),
+            (400, anthropic("max_tokens: Field required"), K::Refused),
         ];
         for (status, body, kind) in cases {
             assert_eq!(Failure::from_answer(status, "http://h/v1/models", &body).kind, kind, "{status} {body}");

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use serde_json::Value;
 
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, Route};
 use crate::failure::{Failure, FailureKind};
 
 /// A model that a server lists.
@@ -23,7 +23,7 @@ pub struct ServedModel {
 impl Client {
     /// The models that a server lists at `/v1/models`.
     pub fn served_models(&self) -> impl Future<Output = Result<Vec<ServedModel>, Failure>> + Send + 'static {
-        self.send(Request::get(self.url().api("models")), |json| {
+        self.send(Request::get(Route::api("models")), |json| {
             let models = json["data"].as_array().ok_or("no `data`")?;
             models.iter().map(model).collect::<Option<_>>().ok_or_else(|| "a model without an `id`".to_owned())
         })
@@ -31,7 +31,7 @@ impl Client {
 
     /// vLLM's version; `None` for a server that has no `/version`.
     pub fn vllm_version(&self) -> impl Future<Output = Result<Option<String>, Failure>> + Send + 'static {
-        let version = self.send(Request::get(self.url().root("version")), |json| {
+        let version = self.send(Request::get(Route::Root("version")), |json| {
             json["version"].as_str().map(str::to_owned).ok_or_else(|| "no `version`".to_owned())
         });
         async move {

@@ -10,6 +10,7 @@ pub(crate) struct ServerUrl {
     /// The same without `/v1`, where vLLM's own routes are.
     root: String,
     is_loopback: bool,
+    is_encrypted: bool,
 }
 
 impl ServerUrl {
@@ -30,7 +31,7 @@ impl ServerUrl {
         let trimmed = url.as_str().trim_end_matches('/');
         let api = if url.path() == "/" { format!("{trimmed}/v1") } else { trimmed.to_owned() };
         let root = api.strip_suffix("/v1").unwrap_or(&api).to_owned();
-        Ok(Self { api, root, is_loopback })
+        Ok(Self { api, root, is_loopback, is_encrypted: url.scheme() == "https" })
     }
 
     /// The address of a route of OpenAI's interface, such as `completions`.
@@ -46,6 +47,11 @@ impl ServerUrl {
     /// Whether the server is on this machine, so that no proxy leads to it.
     pub(crate) fn is_loopback(&self) -> bool {
         self.is_loopback
+    }
+
+    /// Whether the server's certificate counts.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 }
 

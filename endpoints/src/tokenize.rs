@@ -6,7 +6,7 @@ use farmhand_core::types::Message;
 use serde_json::{Value, json};
 
 use crate::answer::token_ids;
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, Route};
 use crate::failure::Failure;
 use crate::served_models::is_absent;
 
@@ -32,7 +32,7 @@ impl Client {
     }
 
     fn tokenize(&self, body: Value) -> impl Future<Output = Result<Option<Vec<u32>>, Failure>> + Send + 'static {
-        let answer = self.send(Request::post(self.url().root("tokenize"), move || body.clone()), |json| {
+        let answer = self.send(Request::post(Route::Root("tokenize"), 0, move || body.clone()), |json| {
             token_ids(&json["tokens"]).ok_or_else(|| "no `tokens`".to_owned())
         });
         async move {

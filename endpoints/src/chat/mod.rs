@@ -1,6 +1,7 @@
 //! Chats: the next turn of a conversation.
 
-mod openai;
+mod anthropic;
+pub(crate) mod openai;
 mod tools;
 
 use std::future::Future;
@@ -12,9 +13,10 @@ use serde_json::Value;
 pub use tools::{Tool, ToolCall, ToolChoice};
 
 use crate::answer::Answer;
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, Route};
 use crate::decoding::Decoding;
 use crate::failure::{Failure, FailureKind};
+use crate::options::Api;
 use crate::question::question;
 
 /// What form a chat's answer has.
@@ -66,11 +68,15 @@ impl ChatRequest {
 }
 
 impl Client {
-    /// Asks for the next turn of a conversation, at `/v1/chat/completions`. The limit of tokens is sent as `max_tokens`, which
-    /// every server knows, and as `max_completion_tokens` once the server asks for that name.
+    /// Asks for the next turn of a conversation: at OpenAI's `/v1/chat/completions`, where the limit of tokens is sent as
+    /// `max_tokens`, which every server knows, and as `max_completion_tokens` once the server asks for that name; or at
+    /// Anthropic's `/v1/messages`, where what that interface has not (log-probabilities, JSON mode) is refused unsent.
     pub fn chat(&self, request: ChatRequest) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static {
         let client = self.clone();
         async move {
+            if client.shared.api == Api::Anthropic {
+                return client.chat_with_anthropic(&request).await;
+            }
             let other_name = &client.shared.counts_completion_tokens;
             if !other_name.load(Ordering::Relaxed) {
                 match client.chat_once(request.clone(), "max_tokens").await {
@@ -82,14 +88,22 @@ impl Client {
         }
     }
 
+    async fn chat_with_anthropic(&self, request: &ChatRequest) -> Result<Answer, Failure> {
+        let unsent = |what: String| self.unsent(&Route::api("messages"), what);
+        let body = anthropic::body(request).map_err(unsent)?;
+        let sending = Request::post(Route::api("messages"), request.decoding.max_tokens, move || body.clone());
+        self.send(sending, anthropic::read).await.inspect(|answer| self.count_tokens(answer))
+    }
+
     async fn chat_once(&self, request: ChatRequest, limit: &'static str) -> Result<Answer, Failure> {
         let has_stop_texts = !request.decoding.stop.is_empty();
-        let sending = Request::post(self.url().api("chat/completions"), move || openai::body(&request, limit));
+        let max_tokens = request.decoding.max_tokens;
+        let sending = Request::post(Route::api("chat/completions"), max_tokens, move || openai::body(&request, limit));
         let answer = self.send(sending, move |json| openai::read(json, has_stop_texts)).await;
         answer.inspect(|answer| self.count_tokens(answer))
     }
 }
 
-fn asks_for_the_other_name(failure: &Failure) -> bool {
+pub(crate) fn asks_for_the_other_name(failure: &Failure) -> bool {
     failure.kind == FailureKind::Refused && failure.message.contains("max_completion_tokens")
 }

@@ -6,7 +6,7 @@ use super::{AnswerFormat, ChatRequest, Tool, ToolCall, ToolChoice};
 use crate::answer::{Answer, Finish, TokenLogProb, finish, only_choice, token_ids, usage};
 
 /// What is posted; `limit` is the server's name for the limit of tokens.
-pub(super) fn body(request: &ChatRequest, limit: &str) -> Value {
+pub(crate) fn body(request: &ChatRequest, limit: &str) -> Value {
     let mut body = request.decoding.fields();
     body.insert("model".to_owned(), json!(request.model));
     body.insert("messages".to_owned(), json!(request.messages));
@@ -52,7 +52,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
 }
 
 /// Reads an answer, or says what is missing.
-pub(super) fn read(json: &Value, has_stop_texts: bool) -> Result<Answer, String> {
+pub(crate) fn read(json: &Value, has_stop_texts: bool) -> Result<Answer, String> {
     let choice = only_choice(json)?;
     let message = choice["message"].as_object().ok_or("no `message`")?;
     let text = message.get("content").and_then(Value::as_str);

@@ -141,6 +141,9 @@ impl OpenAiServerConfig {
             max_concurrent: self.max_concurrent,
             timeout_secs: self.timeout_secs,
             retries: self.retries,
+            // A call that was stopped gives back nothing, so there is nothing to wait for.
+            grace_secs: 0.0,
+            ..EndpointOptions::default()
         }
     }
 

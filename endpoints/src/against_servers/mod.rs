@@ -1,5 +1,9 @@
 //! The client against servers that behave, and that misbehave in every way it tells apart.
 
+mod anthropic;
+mod several_places;
+mod stopping;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -176,7 +180,7 @@ fn breaking_off_and_the_users_wish_to_stop_drop_what_is_under_way() {
         }
         Reply::json(200, &completion("a"))
     });
-    let client = client(&server);
+    let client = client_of(server.base_url(), None, |options| options.grace_secs = 0.0);
     let requests = || (0..4).map(|i| client.complete(request(&i.to_string()))).collect::<Vec<_>>();
     let started = Instant::now();
     let results = wait(client.in_parallel(requests(), &CancelFlag::new(), |_, _| ControlFlow::Break(())));

@@ -1,5 +1,7 @@
 //! A server on the loopback interface that answers as it is told; for tests of whatever asks servers.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+
+pub use faults::{Fault, FaultPlan, FaultServer, QuestionTally, Tally, chat_answer};
 
 /// A request that came in.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +24,8 @@ pub struct Received {
     pub headers: BTreeMap<String, String>,
     /// The body as JSON; null when there was none or it is something else.
     pub body: Value,
+    /// The body as text.
+    pub text: String,
 }
 
 /// What the server does with a request.
@@ -153,5 +159,6 @@ fn read_request(reader: &mut impl BufRead) -> Option<Received> {
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Received { method, path, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Some(Received { method, path, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null), text })
 }
