@@ -2,15 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
+use farmhand_core::run::chunked_side_by_side;
 use farmhand_core::types::{Comparison, Judgement, Outcome, Preference, PreferencePair};
 use farmhand_core::{Annotator, Error, Result, RunContext, checked};
 use serde::{Deserialize, Serialize};
 
-use farmhand_core::run::chunked;
-
 /// Comparisons judged between two writes of the journal.
 const CHUNK: usize = 128;
+
+/// Chunks under way at a time: as many comparisons as the most patient server takes requests, and one that is slow to answer
+/// holds up its own chunk alone.
+const AT_A_TIME: usize = 16;
 
 /// What came of a set of comparisons. A failure, a tie and a cache hit are three different things.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -71,12 +75,15 @@ impl AnnotationSummary {
 /// When every comparison failed, on cancellation, or when the disk refuses; verdicts so far are kept.
 pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<Judgement>> {
     let (distinct, places) = distinct(comparisons);
-    let mut progress = ctx.progress("annotating", Some(distinct.len() as u64), "comparisons");
-    let judged = chunked(&distinct, CHUNK, "judgements.jsonl", ctx, |chunk| {
-        let judged = ctx.block_on(checked::annotate(annotator, chunk, ctx))?;
-        progress.advance(chunk.len() as u64);
+    let progress = Mutex::new(ctx.progress("annotating", Some(distinct.len() as u64), "comparisons"));
+    let progress_ = &progress;
+    let judge = |chunk| async move {
+        let judged = checked::annotate(annotator, chunk, ctx).await?;
+        progress_.lock().unwrap_or_else(PoisonError::into_inner).advance(chunk.len() as u64);
         Ok(judged)
-    })?;
+    };
+    let judged = ctx.block_on(chunked_side_by_side(&distinct, (CHUNK, AT_A_TIME), "judged-chunks.jsonl", ctx, judge))?;
+    drop(progress);
     let judgements = if places.is_empty() { judged } else { repeated(comparisons, &judged, &places) };
     let summary = AnnotationSummary::of(&judgements);
     if summary.n_failed > 0 {

@@ -6,6 +6,7 @@
 
 mod atomic;
 mod chunked;
+mod chunks_side_by_side;
 mod event_log;
 mod file_hash;
 mod journal;
@@ -17,6 +18,7 @@ mod stage_dir;
 
 pub use atomic::{write_atomic, write_dir_atomic};
 pub use chunked::chunked;
+pub use chunks_side_by_side::chunked_side_by_side;
 pub use event_log::EventLog;
 pub use file_hash::{file_hash, hash_path};
 pub use journal::Journal;
