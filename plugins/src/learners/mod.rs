@@ -45,7 +45,7 @@ pub use feedme::{FeedmeConfig, Keep};
 pub use filtered_mle::FilteredMleConfig;
 pub use grpo::{EqualRewards, GrpoConfig};
 pub use iterative::{IterativeConfig, PairSelection, Replay, Scorer};
-pub use kto::{KtoConfig, LabelLoss, LabelSource};
+pub use kto::{BcoDelta, KtoConfig, LabelLoss, LabelSource};
 pub use nash_md::NashMdConfig;
 pub use online_dpo::OnlineDpoConfig;
 pub use orpo::OrpoConfig;

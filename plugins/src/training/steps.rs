@@ -15,6 +15,8 @@ use farmhand_core::{Error, Progress, Result, RunContext, Seed};
 use farmhand_models::{
     AdamW, BatchLayout, LanguageModel, StepPlan, TextCodec, computed_tokens, load_train_state, save_train_state, zero_gradients,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use super::kept::KeptCheckpoints;
@@ -65,6 +67,7 @@ pub struct Training<'a> {
     plan: StepPlan,
     first: u64,
     next: u64,
+    carried: serde_json::Value,
     kept: Option<KeptCheckpoints<'a>>,
     progress: Progress<'a>,
 }
@@ -90,7 +93,7 @@ impl<'a> Training<'a> {
         let mut optim = AdamW::new(&trained, &options.optim, plan.n_steps());
         let key = task.state_name();
         let resumed = load_train_state(ctx, &[(&key, &trained)], &mut [(&key, &mut optim)])?;
-        let first = resumed.map_or(0, |(step, _)| step);
+        let (first, carried) = resumed.unwrap_or_default();
         let micro = options.passes.micro_batching(body.device());
         let passes = Trainee::of_plan(&micro, records, &plan, first, options.passes.checkpoint_every);
         MemoryNeeds::training(held(task.role, body), passes).announce(task.learner, first, body.device(), ctx)?;
@@ -98,7 +101,7 @@ impl<'a> Training<'a> {
         zero_gradients(&trained);
         let mut progress = ctx.progress(task.doing, Some(items_before(&plan, plan.n_steps())), task.records);
         progress.advance(items_before(&plan, first));
-        Ok(Self { task, options, ctx, records, trained, optim, plan, first, next: first, kept: None, progress })
+        Ok(Self { task, options, ctx, records, trained, optim, plan, first, next: first, carried, kept: None, progress })
     }
 
     /// The same training, which keeps the policy on its way where the stage asks for it. Every learner that makes a policy says so.
@@ -123,8 +126,7 @@ impl<'a> Training<'a> {
         let cancelled = self.ctx.cancel.is_cancelled();
         if cancelled || (number > self.first && number.is_multiple_of(self.options.save_every)) {
             let key = self.task.state_name();
-            let none = serde_json::Value::Null;
-            save_train_state(self.ctx, number, &[(&key, &self.trained)], &[(&key, &self.optim)], &none)?;
+            save_train_state(self.ctx, number, &[(&key, &self.trained)], &[(&key, &self.optim)], &self.carried)?;
         }
         if cancelled {
             return Err(Error::cancelled());
@@ -158,6 +160,23 @@ impl<'a> Training<'a> {
         for (name, number) in numbers {
             self.ctx.scalar(&format!("{}/{name}", self.task.learner), step.number, *number);
         }
+    }
+
+    /// What the step before left beside weights and optimiser; the default where no step has.
+    ///
+    /// # Errors
+    /// When the saved state holds something else.
+    pub fn carried<T: DeserializeOwned + Default>(&self) -> Result<T> {
+        if self.carried.is_null() {
+            return Ok(T::default());
+        }
+        serde_json::from_value(self.carried.clone())
+            .map_err(|error| Error::invalid_data("the saved state is of another kind of training").with_source(error))
+    }
+
+    /// Leaves something for the next step, which is saved with weights and optimiser.
+    pub fn carry(&mut self, value: &impl Serialize) {
+        self.carried = serde_json::to_value(value).expect("what is carried is JSON");
     }
 
     /// Whether held-out records are due after this step.

@@ -7,23 +7,28 @@
 //!
 //! The paper shifts the answers of a micro-batch by one for y'. Here each answer gets another instruction's answer once, by the seed,
 //! so that z does not depend on how a step is split and the reference is asked once.
+//!
+//! * `answers`: labelled answers as records.
+//! * `loss`: what an answer costs.
+
+mod answers;
+mod loss;
 
 use std::path::{Path, PathBuf};
 
-use farmhand_core::types::{FinishReason, Instruction, LabelledCompletion, PreferencePair};
 use farmhand_core::{
-    BuildContext, Checkpoint, Error, Feedback, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements,
-    Result, RunContext, Seed, register,
+    BuildContext, Checkpoint, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result, RunContext,
+    Seed, register,
 };
-use farmhand_models::{Ending, LanguageModel, OptimConfig, TextCodec, save_checkpoint};
+use farmhand_models::{LanguageModel, OptimConfig, save_checkpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::training::{
-    Ranges, Record, Reference, Task, TextLogProbs, TextPass, TokenLimit, TrainOptions, Training, admit, shuffled_steps,
-    start_training,
-};
+use self::answers::{Answer, Answers, labelled_answers, warn_of_imbalance};
+use self::loss::RunningMean;
+pub use self::loss::{BcoDelta, LabelLoss};
+use crate::training::{Ranges, Reference, Task, TextLogProbs, TextPass, TrainOptions, Training, shuffled_steps, start_training};
 
 register! {
     kind: Learner, name: "kto", config: KtoConfig,
@@ -41,20 +46,6 @@ pub enum LabelSource {
     Pairs,
 }
 
-/// The loss of a labelled answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LabelLoss {
-    /// `1 − σ(β (d − z))` and `1 − σ(β (z − d))`: the paper's.
-    #[default]
-    Kto,
-    /// `1 − σ(β d)` and `σ(β d)`: APO-zero without pairs (D'Oosterlinck et al. 2024); no reference point.
-    ApoZero,
-    /// `−ln σ(β d − δ)` and `−ln σ(δ − β d)`: the binary classifier of BCO (Jung et al. 2024), with δ half-way between the step's mean
-    /// rewards β d of desirable and undesirable answers; the paper's δ is a running mean of these.
-    Bco,
-}
-
 /// Options of `[learner.kto]`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -66,6 +57,8 @@ pub struct KtoConfig {
     pub beta: f64,
     /// The loss of an answer.
     pub loss: LabelLoss,
+    /// Over what the reference point of `bco` is averaged.
+    pub bco_delta: BcoDelta,
     /// Weight λ_D of desirable answers, > 0. The paper keeps λ_D n_D / (λ_U n_U) between 1 and 4/3.
     pub desirable_weight: f64,
     /// Weight λ_U of undesirable answers, > 0.
@@ -84,6 +77,7 @@ impl Default for KtoConfig {
             learn_from: LabelSource::Labelled,
             beta: 0.1,
             loss: LabelLoss::Kto,
+            bco_delta: BcoDelta::RunningMean,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,
             reference_cache: true,
@@ -146,12 +140,16 @@ impl Learner for Kto {
 
         let task = Task { learner: "kto", role: "policy", doing: "preference optimisation", records: "labelled answers" };
         let plan = shuffled_steps(&train.records, &config.train, ctx);
-        let dry_run = |rows: &[usize]| pass_answers(&policy, &train, rows, config, Some(ctx.seed)).map(drop);
+        let dry_run =
+            |rows: &[usize]| pass_answers(&policy, &train, rows, config, RunningMean::default(), Some(ctx.seed)).map(drop);
         let mut training = Training::start(task, &policy, policy.trained(), &train.records, plan, &config.train, ctx, dry_run)?
             .keeping(&policy, &codec)?;
+        let mut delta: RunningMean = training.carried()?;
         while let Some(step) = training.next_step()? {
-            let pass = pass_answers(&policy, &train, &step.picked, config, Some(step.seed))?;
+            let pass = pass_answers(&policy, &train, &step.picked, config, delta, Some(step.seed))?;
             training.apply(&step, pass.loss)?;
+            delta = pass.delta;
+            training.carry(&delta);
             training.log(&step, &[("reference_point", pass.reference_point), ("n_desirable", pass.n_desirable)]);
             if let Some(reward) = pass.desirable_reward {
                 training.log(&step, &[("desirable_reward", reward)]);
@@ -164,139 +162,12 @@ impl Learner for Kto {
             }
             if let Some(held_out) = held_out.as_ref().filter(|_| training.validates_after(&step)) {
                 let all: Vec<usize> = (0..held_out.records.len()).collect();
-                let pass = pass_answers(&policy, held_out, &all, config, None)?;
+                let pass = pass_answers(&policy, held_out, &all, config, delta, None)?;
                 training.log(&step, &[("validation_loss", pass.loss), ("validation_accuracy", pass.accuracy)]);
             }
         }
         save_checkpoint(&policy, &codec, "kto", ctx)
     }
-}
-
-/// An answer and its label.
-#[derive(Clone, Copy)]
-struct Answer<'a> {
-    instruction: &'a Instruction,
-    output: &'a str,
-    ending: Ending,
-    desirable: bool,
-}
-
-impl<'a> Answer<'a> {
-    fn of_pair(pair: &'a PreferencePair) -> [Self; 2] {
-        let side = |output, desirable| Answer { instruction: &pair.instruction, output, ending: Ending::WithEos, desirable };
-        [side(&pair.chosen, true), side(&pair.rejected, false)]
-    }
-
-    fn of_labelled(item: &'a LabelledCompletion) -> Self {
-        let completion = &item.completion;
-        // An answer that the limit cut off did not end.
-        let ending = if completion.finish == FinishReason::Length { Ending::Open } else { Ending::WithEos };
-        Self { instruction: &completion.instruction, output: &completion.output, ending, desirable: item.desirable }
-    }
-}
-
-fn labelled_answers(feedback: Feedback<'_>, source: LabelSource) -> Result<Vec<Answer<'_>>> {
-    Ok(match source {
-        LabelSource::Labelled => feedback.labelled()?.iter().map(Answer::of_labelled).collect(),
-        LabelSource::Pairs => feedback.preferences()?.iter().flat_map(Answer::of_pair).collect(),
-    })
-}
-
-/// Both labels must be there; far apart in number, the rarer one hardly counts.
-fn warn_of_imbalance(answers: &[Answer<'_>], config: &KtoConfig, ctx: &RunContext<'_>) -> Result<()> {
-    let n_desirable = answers.iter().filter(|answer| answer.desirable).count();
-    let n_undesirable = answers.len() - n_desirable;
-    if config.loss == LabelLoss::Bco && (n_desirable == 0 || n_undesirable == 0) {
-        return Err(Error::invalid_data(format!(
-            "{n_desirable} desirable and {n_undesirable} undesirable answers: `bco` tells them apart"
-        ))
-        .with_hint("use answers with both labels, or `loss = \"kto\"`"));
-    }
-    let balance = config.desirable_weight * n_desirable as f64 / (config.undesirable_weight * n_undesirable as f64);
-    if !(0.99..=1.34).contains(&balance) {
-        ctx.events.warn(&format!(
-            "{n_desirable} desirable and {n_undesirable} undesirable answers count {balance:.2} to 1 with their weights; the paper \
-             keeps this between 1 and 4/3 by `desirable_weight` and `undesirable_weight`"
-        ));
-    }
-    Ok(())
-}
-
-/// Answers with the log-probabilities of the frozen reference.
-struct Answers {
-    records: Vec<Record>,
-    /// One entry a record: summed over the answer's tokens, in nats.
-    reference: Vec<Vec<f32>>,
-    /// One entry a record.
-    desirable: Vec<bool>,
-    /// Each record's instruction with the answer to another one, where one fits.
-    mismatched: Vec<Record>,
-    mismatched_reference: Vec<Vec<f32>>,
-    /// The place of each record's in `mismatched`.
-    mismatch_of: Vec<Option<usize>>,
-}
-
-impl Answers {
-    #[expect(clippy::too_many_arguments, reason = "called twice, a few lines above")]
-    fn new(
-        answers: &[Answer<'_>],
-        noun: &str,
-        codec: &TextCodec,
-        limit: TokenLimit,
-        reference: &mut Reference<'_>,
-        config: &KtoConfig,
-        cache_dir: Option<&Path>,
-        ctx: &RunContext<'_>,
-    ) -> Result<Self> {
-        let encode = |answer: &Answer<'_>| -> Result<Record> {
-            let text = codec.encode(answer.instruction, answer.output, answer.ending)?;
-            Ok(Record::new(&answer.instruction.id, [text]))
-        };
-        let records = admit(answers, noun, limit, true, ctx, encode)?;
-        let desirable = records.iter().map(|record| answers[record.index].desirable).collect();
-        let (mut mismatched, mut mismatch_of) = (Vec::new(), vec![None; records.len()]);
-        if config.loss == LabelLoss::Kto {
-            for (row, other) in mismatches(&records, limit.max_tokens.min(limit.context), ctx.seed.child("mismatch", 0)) {
-                let text = codec.encode_tokens(records[row].texts[0].prompt(), records[other].texts[0].response());
-                mismatch_of[row] = Some(mismatched.len());
-                mismatched.push(Record::new(&records[row].id, [text]));
-            }
-            if mismatched.is_empty() {
-                return Err(Error::invalid_data(format!(
-                    "no {noun} fit another instruction, so that there is no reference point"
-                ))
-                .with_hint("answers to two instructions or more are needed; `loss = \"apo_zero\"` has no reference point"));
-            }
-            if mismatched.len() < records.len() {
-                let n = records.len() - mismatched.len();
-                ctx.events.warn(&format!(
-                    "for {n} of {} {noun} no other answer fits; they are not in the reference point",
-                    records.len()
-                ));
-            }
-        }
-        let mut ask = |records: &[Record]| reference.sums(records, 1.0, config.train.passes.layout, cache_dir, ctx);
-        let (reference, mismatched_reference) = (ask(&records)?, ask(&mismatched)?);
-        Ok(Self { records, reference, desirable, mismatched, mismatched_reference, mismatch_of })
-    }
-}
-
-/// For each record another one whose instruction is different and whose answer fits after its own prompt: the next such one in an
-/// order that the seed gives. Records without any are left out.
-fn mismatches(records: &[Record], max_tokens: usize, seed: Seed) -> Vec<(usize, usize)> {
-    let order = seed.rng().permutation(records.len());
-    let fits = |row: usize, other: usize| {
-        let n_tokens = records[row].texts[0].prompt().len() + records[other].texts[0].response().len();
-        records[row].id != records[other].id && n_tokens <= max_tokens
-    };
-    let found = |place: usize| {
-        let row = order[place];
-        let others = order[place + 1..].iter().chain(&order[..place]).copied();
-        others.into_iter().find(|&other| fits(row, other)).map(|other| (row, other))
-    };
-    let mut pairs: Vec<(usize, usize)> = (0..order.len()).filter_map(found).collect();
-    pairs.sort_unstable();
-    pairs
 }
 
 /// What some answers tell.
@@ -310,18 +181,25 @@ struct Pass {
     undesirable_reward: Option<f64>,
     /// Share of answers on the right side of the reference point; on it counts half.
     accuracy: f64,
+    /// BCO's reference point over the steps so far.
+    delta: RunningMean,
 }
 
-/// Runs the picked answers through the policy; with the seed of an optimiser step, adds the gradient of their mean loss.
+/// Runs the picked answers through the policy; with the seed of an optimiser step, adds the gradient of their mean loss. `delta` is
+/// BCO's reference point over earlier steps, to which an optimiser step adds its own.
 fn pass_answers(
     policy: &LanguageModel,
     answers: &Answers,
     picked: &[usize],
     config: &KtoConfig,
+    delta: RunningMean,
     train: Option<Seed>,
 ) -> Result<Pass> {
     let passes = &config.train.passes;
-    let point = reference_point(policy, answers, picked, config)?;
+    let of_step = reference_point(policy, answers, picked, config)?;
+    let runs = config.loss == LabelLoss::Bco && config.bco_delta == BcoDelta::RunningMean;
+    let delta = if runs && train.is_some() { delta.and(of_step) } else { delta };
+    let point = delta.mean().filter(|_| runs).unwrap_or(of_step);
     let weight = |desirable: bool| if desirable { config.desirable_weight } else { config.undesirable_weight };
     let n = picked.len() as f64;
     let pass = TextPass::new(policy, &answers.records, passes);
@@ -329,7 +207,7 @@ fn pass_answers(
         let log_ratios = log_ratios(texts, &answers.reference);
         let is_desirable = texts.of_texts(|i| f64::from(u8::from(answers.desirable[texts.places[i].0])));
         let weights = texts.of_texts(|i| weight(answers.desirable[texts.places[i].0]));
-        let losses = losses(&log_ratios, &is_desirable, point, config) * weights;
+        let losses = config.loss.losses(&log_ratios, &is_desirable, point, config.beta) * weights;
         let rewards = log_ratios.detach() * config.beta;
         let above = if config.loss == LabelLoss::Bco { &rewards - point } else { &rewards - point * config.beta };
         let right = ((above * (&is_desirable * 2.0 - 1.0)).sign() + 1.0) * 0.5;
@@ -346,6 +224,7 @@ fn pass_answers(
         desirable_reward: mean(desirable, n_desirable),
         undesirable_reward: mean(undesirable, n - n_desirable),
         accuracy: right,
+        delta,
     })
 }
 
@@ -381,21 +260,10 @@ fn log_ratios(texts: &TextLogProbs, reference: &[Vec<f32>]) -> Tensor {
     texts.sums() - texts.of_texts(|i| f64::from(reference[texts.places[i].0][texts.places[i].1]))
 }
 
-/// The loss of each answer without its weight, from the log-ratios and 1 or 0 for desirable or not, both `[answers]`.
-fn losses(log_ratios: &Tensor, is_desirable: &Tensor, point: f64, config: &KtoConfig) -> Tensor {
-    let side = is_desirable * 2.0 - 1.0;
-    match config.loss {
-        LabelLoss::Kto => 1.0 - ((log_ratios - point) * config.beta * side).sigmoid(),
-        LabelLoss::ApoZero => 1.0 - (log_ratios * config.beta * side).sigmoid(),
-        LabelLoss::Bco => -((log_ratios * config.beta - point) * side).log_sigmoid(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use farmhand_core::types::Completion;
-    use farmhand_core::{ErrorKind, NoEvents, RecordedEvents};
-    use farmhand_models::EncodedText;
+    use farmhand_core::{Feedback, NoEvents, RecordedEvents};
+    use farmhand_models::TextCodec;
 
     use super::*;
     use crate::testing::{
@@ -403,75 +271,10 @@ mod tests {
         pairs, small_lora, tiny_checkpoint,
     };
 
-    fn config() -> KtoConfig {
+    pub(super) fn config() -> KtoConfig {
         let optim = fast_optim(3e-3);
         let train = TrainOptions { epochs: 6, batch_size: 4, save_every: 4, optim, ..TrainOptions::default() };
         KtoConfig { learn_from: LabelSource::Pairs, train, ..KtoConfig::default() }
-    }
-
-    fn values(loss: LabelLoss, log_ratios: &[f64], desirable: f64, point: f64) -> Vec<f64> {
-        let ratios = Tensor::from_slice(log_ratios);
-        Vec::try_from(losses(&ratios, &(ratios.ones_like() * desirable), point, &KtoConfig { loss, ..config() }))
-            .expect("numbers")
-    }
-
-    fn assert_close(got: &[f64], golden: &[f64]) {
-        assert!(got.iter().zip(golden).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?}, not {golden:?}");
-    }
-
-    #[test]
-    fn the_losses_match_the_goldens() {
-        // Fixture A: d = 0.4 desirable, −0.3 undesirable.
-        for (z, golden) in [(0.05, [0.491_251, 0.491_251]), (0.2, [0.495, 0.487_503])] {
-            assert_close(&values(LabelLoss::Kto, &[0.4], 1.0, z), &golden[..1]);
-            assert_close(&values(LabelLoss::Kto, &[-0.3], 0.0, z), &golden[1..]);
-        }
-        let [w, l] = [values(LabelLoss::Kto, &[0.4], 1.0, 0.15)[0], values(LabelLoss::Kto, &[-0.3], 0.0, 0.15)[0]];
-        assert_close(&[(w + l) / 2.0, (1.33 * w + l) / 2.0], &[0.491_251, 0.572_720]);
-        // TRL's table.
-        let (chosen, rejected) = ([1.0, 0.5, 0.75, -1.5], [-0.5, 1.5, -1.25, -2.25]);
-        assert_close(&values(LabelLoss::Kto, &chosen, 1.0, 0.375), &[0.484_380_08, 0.496_875_04, 0.490_626_10, 0.546_738_15]);
-        assert_close(&values(LabelLoss::Kto, &rejected, 0.0, 0.375), &[0.478_138_95, 0.528_095_37, 0.459_464_16, 0.434_749_25]);
-        assert_close(&values(LabelLoss::ApoZero, &chosen, 1.0, 0.0), &[0.475_020_81, 0.487_502_60, 0.481_258_78, 0.537_429_85]);
-        assert_close(&values(LabelLoss::ApoZero, &rejected, 0.0, 0.0), &[0.487_502_60, 0.537_429_85, 0.468_790_63, 0.443_986_11]);
-        assert_close(
-            &values(LabelLoss::Bco, &chosen, 1.0, -0.021_875),
-            &[0.634_065_22, 0.657_855_29, 0.645_882_32, 0.759_260_28],
-        );
-        assert_close(
-            &values(LabelLoss::Bco, &rejected, 0.0, -0.021_875),
-            &[0.679_183_55, 0.782_772_77, 0.642_913_44, 0.596_733_31],
-        );
-    }
-
-    #[test]
-    fn gradients_match_finite_differences() {
-        for loss in [LabelLoss::Kto, LabelLoss::ApoZero, LabelLoss::Bco] {
-            for desirable in [1.0, 0.0] {
-                let leaf = Tensor::from_slice(&[0.7]).set_requires_grad(true);
-                losses(&leaf, &(leaf.detach().ones_like() * desirable), 0.2, &KtoConfig { loss, ..config() })
-                    .sum(Kind::Double)
-                    .backward();
-                let at = |d: f64| values(loss, &[d], desirable, 0.2)[0];
-                let slope = (at(0.7 + 1e-6) - at(0.7 - 1e-6)) / 2e-6;
-                assert!((slope - leaf.grad().double_value(&[0])).abs() < 1e-7, "{loss:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_mismatch_is_another_instructions_answer_that_fits() {
-        let record = |id: &str, prompt: usize, response: usize| {
-            Record::new(id, [EncodedText { ids: vec![7; prompt + response], response_start: prompt }])
-        };
-        let records = [record("a", 3, 2), record("a", 3, 4), record("b", 5, 3), record("c", 2, 9)];
-        let found = mismatches(&records, 9, Seed::root(1));
-        assert_eq!(found, mismatches(&records, 9, Seed::root(1)));
-        assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        for (row, other) in found {
-            assert!(records[row].id != records[other].id && other != 3, "{row} got {other}");
-        }
-        assert!(mismatches(&records[..2], 9, Seed::root(1)).is_empty(), "one instruction has no other");
     }
 
     fn prepared(stage: &Stage, init: &Checkpoint, config: &KtoConfig) -> (LanguageModel, Answers) {
@@ -493,7 +296,7 @@ mod tests {
         let init = tiny_checkpoint(&stage);
         let (policy, answers) = prepared(&stage, &init, &config());
         let all: Vec<usize> = (0..8).collect();
-        let pass = pass_answers(&policy, &answers, &all, &config(), None).expect("run");
+        let pass = pass_answers(&policy, &answers, &all, &config(), RunningMean::default(), None).expect("run");
         assert!((pass.loss - 0.5).abs() < 1e-6 && pass.reference_point < 1e-5, "{} {}", pass.loss, pass.reference_point);
     }
 
@@ -510,7 +313,15 @@ mod tests {
             assert_same_however_split(&policy, 1e-5, |passes| {
                 let train = TrainOptions { passes: passes.clone(), ..config.train.clone() };
                 let config = KtoConfig { train, ..config.clone() };
-                let pass = pass_answers(&policy, &answers, &[7, 6, 5, 4, 3, 2, 1, 0], &config, Some(Seed::root(0))).expect("run");
+                let pass = pass_answers(
+                    &policy,
+                    &answers,
+                    &[7, 6, 5, 4, 3, 2, 1, 0],
+                    &config,
+                    RunningMean::default(),
+                    Some(Seed::root(0)),
+                )
+                .expect("run");
                 assert!(loss == LabelLoss::Bco || (pass.reference_point - 2.0).abs() < 1e-4);
                 pass.loss
             });
@@ -533,34 +344,6 @@ mod tests {
     }
 
     #[test]
-    fn labelled_answers_are_taken_as_they_ended_and_one_sided_labels_are_told() {
-        let stage = Stage::new();
-        let init = tiny_checkpoint(&stage);
-        let label = |(i, pair): (usize, PreferencePair)| LabelledCompletion {
-            completion: Completion {
-                instruction: pair.instruction,
-                output: pair.chosen,
-                model: "test".into(),
-                sample: 0,
-                finish: if i == 0 { FinishReason::Length } else { FinishReason::Stop },
-                n_tokens: 1,
-                log_prob: None,
-            },
-            desirable: true,
-        };
-        let items: Vec<LabelledCompletion> = pairs(6).into_iter().enumerate().map(label).collect();
-        let answers = labelled_answers(Feedback::Labelled(&items), LabelSource::Labelled).expect("labelled");
-        assert_eq!((answers[0].ending, answers[1].ending), (Ending::Open, Ending::WithEos));
-        let events = RecordedEvents::default();
-        let all_good = KtoConfig { learn_from: LabelSource::Labelled, ..config() };
-        learn_from(&all_good, &init, Feedback::Labelled(&items), &stage.context(&events)).expect("learned");
-        assert!(format!("{:?}", events.take()).contains("6 desirable and 0 undesirable answers"));
-        let bco = KtoConfig { loss: LabelLoss::Bco, ..all_good };
-        let error = learn_from(&bco, &init, Feedback::Labelled(&items), &stage.context(&NoEvents)).expect_err("one label");
-        assert_eq!(error.kind(), ErrorKind::InvalidData);
-    }
-
-    #[test]
     fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
@@ -568,6 +351,12 @@ mod tests {
             let mut config = config();
             config.train.passes.lora = lora;
             assert_resumes_exactly("kto/loss", 9, |ctx| learn_from(&config, &init, Feedback::Preferences(&pairs(10)), ctx));
+        }
+        for bco_delta in [BcoDelta::RunningMean, BcoDelta::Step] {
+            let bco = KtoConfig { loss: LabelLoss::Bco, bco_delta, ..config() };
+            assert_resumes_exactly("kto/reference_point", 9, |ctx| {
+                learn_from(&bco, &init, Feedback::Preferences(&pairs(10)), ctx)
+            });
         }
         let mut wrong = KtoConfig { beta: 0.0, desirable_weight: 0.0, ..config() };
         wrong.train.batch_size = 1;
