@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::Path;
 
-use farmhand_core::types::{Completion, EvalReport, Judgement};
+use farmhand_core::types::{AnnotatorId, Completion, EvalReport, Judgement, JudgingCost};
 use farmhand_core::{Error, Event, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,8 @@ pub struct RunFiles {
     pub scalars: Scalars,
     /// How the reward models order held-out pairs, from `measure-reward-models/report.jsonl`.
     pub reward_models: Vec<MeasuredRewardModel>,
+    /// What judging took: by stage, then by annotator.
+    pub judging: Vec<(String, BTreeMap<AnnotatorId, JudgingCost>)>,
 }
 
 /// How one of the run's reward models orders pairs that none of them learned from.
@@ -84,8 +86,28 @@ impl RunFiles {
         };
         let models = methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
         let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
-        Ok(Self { name, config, models, scalars: read_scalars(&run_dir.join("events.jsonl"))?, reward_models })
+        let judging = read_judging(run_dir, &models)?;
+        let scalars = read_scalars(&run_dir.join("events.jsonl"))?;
+        Ok(Self { name, config, models, scalars, reward_models, judging })
     }
+}
+
+/// One line of a stage's `summary.json`, as far as a report needs it.
+#[derive(Deserialize)]
+struct Summary {
+    #[serde(default)]
+    by_annotator: BTreeMap<AnnotatorId, JudgingCost>,
+}
+
+/// What judging took in the stages that judge, in their order.
+fn read_judging(run_dir: &Path, models: &[ModelFiles]) -> Result<Vec<(String, BTreeMap<AnnotatorId, JudgingCost>)>> {
+    let stages = std::iter::once("annotate".to_owned()).chain(models.iter().map(|model| format!("evaluate-{}", model.method)));
+    let mut judging = Vec::new();
+    for stage in stages {
+        let summaries: Vec<Summary> = read_jsonl(&run_dir.join(&stage).join("summary.json"))?;
+        judging.extend(summaries.into_iter().map(|summary| (stage.clone(), summary.by_annotator)));
+    }
+    Ok(judging)
 }
 
 fn read_model(run_dir: &Path, method: String) -> Result<ModelFiles> {

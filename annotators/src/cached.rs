@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use farmhand_core::run::hash_path;
 use farmhand_core::types::{Annotation, Comparison};
 use farmhand_core::{
-    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Checkpoint, Error, Problem, Result, RunContext, register,
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Checkpoint, Error, Forecast, Problem, Result, RunContext, register,
 };
 use farmhand_endpoints::Date;
 use schemars::JsonSchema;
@@ -209,6 +209,18 @@ impl Annotator for Cached {
         let outcomes = std::mem::take(&mut recalled.outcomes);
         outcomes.into_iter().enumerate().map(result).collect()
     }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        // A look at what is not there would make it.
+        let known = if self.path.exists() { self.recall(comparisons, ctx)?.outcomes } else { vec![None; comparisons.len()] };
+        let open: Vec<Comparison> = comparisons
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(comparison, _)| comparison.clone())
+            .collect();
+        Ok(self.inner.forecast(&open, ctx)?.with_cached(comparisons.len() - open.len()))
+    }
 }
 
 #[cfg(test)]
@@ -363,6 +375,24 @@ mod tests {
         let (third, asked) = judge(true);
         desk.annotate(&*third, &pairs);
         assert_eq!(asked.count(), 2);
+    }
+
+    #[test]
+    fn a_forecast_tells_what_is_known_and_asks_and_makes_nothing() {
+        let desk = Desk::new();
+        let pairs = varied(10);
+        let ctx = desk.context(0);
+        let forecast = |judge: &dyn Annotator| judge.forecast(&pairs, &ctx).expect("foretold");
+        let (judge, asked) = counting(&desk, "{}");
+        let before = forecast(&*judge);
+        assert_eq!((before.n_comparisons, before.n_cached, before.n_asked, asked.count()), (10, 0, 10, 0));
+        assert!(!desk.dir.path().join("cache.db").exists());
+        desk.annotations(&*judge, &pairs[..4]);
+        let same = [pairs[0].clone(), comparison(3, "x", "x"), pairs[9].clone()];
+        let (judge, asked) = counting(&desk, "{}");
+        let after = judge.forecast(&same, &ctx).expect("foretold");
+        assert_eq!((after.n_comparisons, after.n_cached, after.n_settled, after.n_asked), (3, 1, 1, 1));
+        assert_eq!((after.n_requests, asked.count()), (0, 0));
     }
 
     #[test]

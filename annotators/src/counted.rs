@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use farmhand_core::run::Journal;
 use farmhand_core::types::{Annotation, Comparison};
-use farmhand_core::{Annotator, Error, Result, RunContext};
+use farmhand_core::{Annotator, Error, Forecast, Result, RunContext};
 
 /// An annotator around another that remembers which comparisons got a verdict, across interruptions of the stage. The same two
 /// answers count once, in whatever order and however often they are asked about, so that a resumed run counts as one that never
@@ -61,6 +61,10 @@ impl Annotator for CountedAnnotator {
             Ok(()) => results,
             Err(error) => comparisons.iter().map(|_| Err(Error::new(error.kind(), error.message()))).collect(),
         }
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        self.inner.forecast(comparisons, ctx)
     }
 }
 

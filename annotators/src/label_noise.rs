@@ -5,7 +5,9 @@
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Preference, UnorderedPair};
-use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Problem, Result, RunContext, Seed, register};
+use farmhand_core::{
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Forecast, Problem, Result, RunContext, Seed, register,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +131,12 @@ impl Annotator for LabelNoise {
             None => answers.next().expect("the gate gives one result a comparison"),
         };
         coins.into_iter().map(result).collect()
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let open: Vec<Comparison> =
+            comparisons.iter().filter(|comparison| self.coin(comparison, ctx.seed).is_none()).cloned().collect();
+        Ok(self.inner.forecast(&open, ctx)?.with_settled(comparisons.len() - open.len()))
     }
 }
 

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Judging, ShownOrder};
 use farmhand_core::{
-    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register,
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Forecast, Problem, Result, RunContext, Seed, register,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,14 @@ impl Annotator for OrderSwap {
         let results = self.inner.annotate(&shown, ctx).await;
         let turn = |result: Result<Annotation>| result.map(turn_back).map_err(turn_failure_back);
         results.into_iter().zip(swapped).map(|(result, swapped)| if swapped { turn(result) } else { result }).collect()
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let show = |comparison: &Comparison| match self.is_swapped(comparison, ctx.seed) {
+            true => comparison.swapped(),
+            false => comparison.clone(),
+        };
+        self.inner.forecast(&comparisons.iter().map(show).collect::<Vec<_>>(), ctx)
     }
 }
 

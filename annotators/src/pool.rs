@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Judging};
 use farmhand_core::{
-    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, Seed, register,
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Forecast, Problem, Result, RunContext, Seed, register,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,21 @@ impl Annotator for Pool {
         let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
         chosen.iter().map(|member| answers[*member].next().expect("the gate gives one result a comparison")).collect()
     }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let mut forecast = Forecast::default();
+        for (i, member) in self.members.iter().enumerate() {
+            let theirs = comparisons.iter().filter(|comparison| self.member_for(comparison, ctx.seed) == i);
+            let ctx = member_context(member, ctx);
+            forecast += member.annotator.forecast(&theirs.cloned().collect::<Vec<_>>(), &ctx)?;
+        }
+        Ok(forecast)
+    }
+}
+
+/// The context in which a member judges.
+fn member_context<'a>(member: &Member, ctx: &RunContext<'a>) -> RunContext<'a> {
+    ctx.with_seed(ctx.seed.child_text("pool stream", &member.name))
 }
 
 /// The member's verdicts under its name. Each member has its own random stream, named by it.
@@ -152,7 +167,7 @@ async fn ask_member(member: &Member, comparisons: Vec<Comparison>, ctx: RunConte
     if comparisons.is_empty() {
         return Vec::new();
     }
-    let ctx = ctx.with_seed(ctx.seed.child_text("pool stream", &member.name));
+    let ctx = member_context(member, &ctx);
     let results = member.annotator.annotate(&comparisons, &ctx).await;
     let named = |annotation| Annotation { annotator: member.name.clone(), ..annotation };
     let failed = |error: Error| error.map_judging(|judging| Judging { annotator: Some(member.name.clone()), ..judging });

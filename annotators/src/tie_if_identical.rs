@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorSpec, BuildContext, Error, Result, RunContext};
+use farmhand_core::{Annotator, AnnotatorSpec, BuildContext, Error, Forecast, Result, RunContext};
 
 use crate::failures;
 
@@ -49,6 +49,11 @@ impl Annotator for TieIfIdentical {
         let result =
             |comparison| if is_identical(comparison) { tie() } else { answers.next().expect("one answer was counted for each") };
         comparisons.iter().map(result).collect()
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let open: Vec<Comparison> = comparisons.iter().filter(|comparison| !is_identical(comparison)).cloned().collect();
+        Ok(self.0.forecast(&open, ctx)?.with_settled(comparisons.len() - open.len()))
     }
 }
 

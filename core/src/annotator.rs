@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::component::BuildContext;
 use crate::context::RunContext;
 use crate::error::{Problem, Result};
+use crate::forecast::Forecast;
 use crate::types::{Annotation, Comparison};
 
 /// Says which of two answers is better. The only asynchronous contract, for only judges wait on a network.
@@ -16,6 +17,14 @@ pub trait Annotator: Send + Sync {
     /// One result a comparison, in input order: one failed comparison does not lose the others. A verdict
     /// depends on its comparison and `ctx.seed`, never on position or batch.
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>>;
+
+    /// What judging these comparisons would take; asks nobody. One that asks no server need not say anything.
+    ///
+    /// # Errors
+    /// When what is known of earlier judgements cannot be read.
+    fn forecast(&self, comparisons: &[Comparison], _ctx: &RunContext<'_>) -> Result<Forecast> {
+        Ok(Forecast::local(comparisons.len()))
+    }
 }
 
 /// The options of an annotator, as `[annotator.NAME]` holds them.

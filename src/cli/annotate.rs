@@ -7,6 +7,7 @@ use farmhand_annotators::seeding::Seeding;
 use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::component::find_component;
 use farmhand_core::data::{self, PairsPerInstruction};
+use farmhand_core::run::StageDir;
 use farmhand_core::types::{Comparison, Completion, Judgement};
 use farmhand_core::{AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Result, RunContext};
 use serde_json::{Value, json};
@@ -15,7 +16,8 @@ use super::Terminal;
 use super::args::{AnnotateArgs, Cli, FormatArg, SeedingArg};
 use super::samples::{annotator_spec, print_files, to_json};
 use super::stage_folder::{StageFolder, open_model, open_reward_model, refuse, session_for};
-use crate::pipeline::{self, AnnotationSummary, note_left_out, read_options};
+use crate::hub::Want;
+use crate::pipeline::{self, AnnotationSummary, Session, note_left_out, read_options};
 
 impl From<SeedingArg> for Seeding {
     fn from(arg: SeedingArg) -> Self {
@@ -43,7 +45,11 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
         "files": files.len(),
         "formats": args.format.iter().map(|format| file_of(*format)).collect::<Vec<_>>(),
     });
-    let folder = StageFolder::open("annotate", &args.out, &args.common, options, (&files, &models), session)?;
+    if args.dry_run {
+        return dry_run(args, &spec, (model.as_ref(), reward_model.as_ref()), &session, cli);
+    }
+    let folder = StageFolder::open("annotate", &args.out, &args.common, options, (&files, &models), session)?
+        .with_budget(args.judge.budget)?;
     folder.work(|ctx, build| {
         let comparisons = comparisons(args, ctx)?;
         let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };
@@ -51,15 +57,8 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
         let judgements = pipeline::annotate(&*annotator, &comparisons, ctx)?;
         let summary = AnnotationSummary::of(&judgements);
         ctx.events.info(&format!(
-            "  first {}, second {}, ties {}, failed {}, from cache {}, repeated {}, noise {}, {:.4} dollars",
-            summary.n_first,
-            summary.n_second,
-            summary.n_ties,
-            summary.n_failed,
-            summary.n_cached,
-            summary.n_repeated,
-            summary.n_noised,
-            summary.cost_usd
+            "  first {}, second {}, ties {}, repeated {}, noise {}",
+            summary.n_first, summary.n_second, summary.n_ties, summary.n_repeated, summary.n_noised
         ));
         for format in &args.format {
             write_as(*format, &judgements, ctx)?;
@@ -69,6 +68,29 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
     let mut names = vec!["judgements.jsonl", "preferences.jsonl", "summary.json"];
     names.extend(args.format.iter().map(|format| file_of(*format)));
     print_files(&args.out, &names, cli)
+}
+
+/// What judging would take, from what the store knows and a guess at the rest.
+fn dry_run(
+    args: &AnnotateArgs,
+    spec: &AnnotatorSpec,
+    (policy, reward_model): (Option<&Checkpoint>, Option<&Checkpoint>),
+    session: &Session,
+    cli: &Cli,
+) -> Result<()> {
+    // A stage needs a folder; this one is for nothing and goes at once.
+    let scratch = std::env::temp_dir().join(format!("farmhand-dry-run-{}", std::process::id()));
+    let stage = StageDir::create(&scratch)?;
+    let forecast = (|| {
+        let ctx = session.context(&stage, StageFolder::seed_of(&args.common));
+        let models = session.models(Want::Model);
+        let build = BuildContext { models: &models, policy, reward_model, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let comparisons = comparisons(args, &ctx)?;
+        pipeline::forecast(&*TieIfIdentical::build(spec, &build)?, &comparisons, &ctx)
+    })();
+    let _ = std::fs::remove_dir_all(&scratch);
+    let forecast = forecast?;
+    if cli.json { super::print_json(&forecast) } else { super::print(&pipeline::describe_forecast(&forecast)) }
 }
 
 /// The annotator; its own draws are seeded as the command line says, unless `--set` says otherwise.

@@ -17,6 +17,9 @@ pub(super) fn run(args: &RunArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     for assignment in &args.set {
         document.set(assignment)?;
     }
+    if let Some(budget) = args.budget {
+        document.set(&format!("budget_usd={budget}"))?;
+    }
     let config = read_experiment(&document)?;
     let base_dir = args.config.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let run_dir = args.runs_dir.join(&config.name);

@@ -82,7 +82,8 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
         [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
     let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
     let options = if args.judgements.is_some() { Value::Null } else { to_json(&spec) };
-    let folder = StageFolder::open("evaluate", &args.out, &args.common, options, (&files, &models), session)?;
+    let folder = StageFolder::open("evaluate", &args.out, &args.common, options, (&files, &models), session)?
+        .with_budget(args.judge.budget)?;
     folder.work(|ctx, build| {
         let reading = read_options(args.common.skip_bad_records);
         let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use farmhand_core::component::{find_component, unknown_component};
 use farmhand_core::config::check_options;
-use farmhand_core::run::{Manifest, RunDir, StageDir, StagePlan, StageStatus};
+use farmhand_core::run::{Manifest, RunDir, SPENDING, StageDir, StagePlan, StageStatus};
 use farmhand_core::types::SamplingParams;
 use farmhand_core::{BuildContext, Checkpoint, ComponentKind, Device, Error, FindModel, Problem, Result, RunContext, Seed};
 use serde_json::{Value, json};
@@ -64,6 +64,17 @@ impl StageFolder {
         Ok(Self { session, seed: common.seed, redo: common.redo, out: out.to_owned(), run, plan })
     }
 
+    /// The seed of the work.
+    pub(super) fn seed_of(common: &Common) -> Seed {
+        Seed::root(common.seed).child(STAGE, 0)
+    }
+
+    /// Caps what paid requests may cost, over all runs of the command in this folder.
+    pub(super) fn with_budget(mut self, budget_usd: Option<f64>) -> Result<Self> {
+        self.session.cap(budget_usd, &self.out)?;
+        Ok(self)
+    }
+
     /// Does the work unless it was done before; tells which.
     pub(super) fn work(mut self, work: impl FnOnce(&RunContext<'_>, &BuildContext<'_>) -> Result<()>) -> Result<()> {
         let status = self.run.status(&self.plan, self.redo)?;
@@ -76,7 +87,8 @@ impl StageFolder {
         self.run.record_models(&self.session.hub.commits())?;
         let ctx = self.session.context(&stage, Seed::root(self.seed).child(STAGE, 0));
         let models = self.session.models(Want::Model);
-        let build = BuildContext { models: &models, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let budget = self.session.budget.as_ref();
+        let build = BuildContext { models: &models, budget, ..BuildContext::new(ctx.device, Path::new(".")) };
         let done = work(&ctx, &build);
         self.run.record_models(&self.session.hub.commits())?;
         done.map_err(|error| if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error })?;
@@ -87,8 +99,9 @@ impl StageFolder {
 /// An output folder is new, empty, or one that this command made.
 fn refuse_foreign(out: &Path) -> Result<()> {
     let made_here = out.join("manifest.json").is_file() || out.join("state").is_dir();
-    let holds_files = std::fs::read_dir(out)
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() != ".lock" && entry.file_name() != "events.jsonl"));
+    let holds_files = std::fs::read_dir(out).is_ok_and(|entries| {
+        entries.flatten().any(|entry| ![".lock", "events.jsonl", SPENDING].iter().any(|ours| entry.file_name() == *ours))
+    });
     if holds_files && !made_here {
         return Err(Error::invalid_config(format!(
             "the output folder `{}` holds files that farmhand did not write",

@@ -1,12 +1,13 @@
 //! Judgements: comparisons and an annotator to `judgements.jsonl`, and the preference pairs they stand for.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use farmhand_core::run::chunked_side_by_side;
-use farmhand_core::types::{Comparison, Judgement, Outcome, Preference, PreferencePair};
-use farmhand_core::{Annotator, Error, Result, RunContext, checked};
+use farmhand_core::types::{AnnotatorId, Comparison, Judgement, JudgingCost, Outcome, Preference, PreferencePair};
+use farmhand_core::{Annotator, Error, Forecast, Range, Result, RunContext, checked};
 use serde::{Deserialize, Serialize};
 
 /// Comparisons judged between two writes of the journal.
@@ -15,6 +16,8 @@ const CHUNK: usize = 128;
 /// Chunks under way at a time: as many comparisons as the most patient server takes requests, and one that is slow to answer
 /// holds up its own chunk alone.
 const AT_A_TIME: usize = 16;
+/// How often the counts so far are told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What came of a set of comparisons. A failure, a tie and a cache hit are three different things.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,14 +39,21 @@ pub struct AnnotationSummary {
     /// Comparisons that occurred before among these; they have what came of the first and cost nothing.
     #[serde(default)]
     pub n_repeated: usize,
+    /// Verdicts that were judged now: neither from a cache nor of a repeated comparison.
+    #[serde(default)]
+    pub n_new: usize,
     /// What the verdicts and failures cost, in US dollars.
     pub cost_usd: f64,
+    /// What each annotator's judgements took.
+    #[serde(default)]
+    pub by_annotator: BTreeMap<AnnotatorId, JudgingCost>,
 }
 
 impl AnnotationSummary {
     /// Counts what came of `judgements`.
     pub fn of(judgements: &[Judgement]) -> Self {
-        let mut summary = Self { n_comparisons: judgements.len(), ..Self::default() };
+        let by_annotator = JudgingCost::by_annotator(judgements);
+        let mut summary = Self { n_comparisons: judgements.len(), by_annotator, ..Self::default() };
         let mut seen = HashSet::new();
         for judgement in judgements {
             let is_repeated = !seen.insert(&judgement.comparison.id);
@@ -62,11 +72,70 @@ impl AnnotationSummary {
                 _ => summary.n_first += 1,
             }
             summary.n_cached += usize::from(annotation.cached && !is_repeated);
+            summary.n_new += usize::from(!annotation.cached && !is_repeated);
             summary.n_noised += usize::from(annotation.noised);
             summary.cost_usd += annotation.cost_usd.unwrap_or(0.0);
         }
         summary
     }
+}
+
+impl AnnotationSummary {
+    /// What became of the comparisons, in one line.
+    fn line(&self) -> String {
+        let Self { n_cached, n_new, n_failed, cost_usd, .. } = self;
+        let mut line = format!("  cached {n_cached}, new {n_new}, failed {n_failed}, {cost_usd:.4} dollars");
+        let priced = self.by_annotator.values().fold(JudgingCost::default(), |sum, cost| JudgingCost {
+            n_priced: sum.n_priced + cost.n_priced,
+            cost_usd: sum.cost_usd + cost.cost_usd,
+            ..sum
+        });
+        if let (Some(price), Some(times)) = (priced.usd_per_1000(), priced.times_cheaper_than_people()) {
+            line += &format!(" ({price:.2} per 1,000, {times:.0} times cheaper than people)");
+        }
+        line
+    }
+
+    /// Adds the counts that a line shows.
+    fn add(&mut self, other: &Self) {
+        self.n_cached += other.n_cached;
+        self.n_new += other.n_new;
+        self.n_failed += other.n_failed;
+        self.cost_usd += other.cost_usd;
+    }
+}
+
+/// What judging these comparisons would take; one that occurs several times is judged once.
+///
+/// # Errors
+/// When what is known of earlier judgements cannot be read.
+pub fn forecast(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+    let (distinct, _) = distinct(comparisons);
+    Ok(annotator.forecast(&distinct, ctx)?.with_settled(comparisons.len() - distinct.len()))
+}
+
+/// A forecast in words.
+pub fn describe_forecast(forecast: &Forecast) -> String {
+    let Forecast { n_comparisons, n_cached, n_settled, n_asked, n_requests, .. } = forecast;
+    let mut text =
+        format!("{n_comparisons} comparisons: {n_cached} cached, {n_settled} need no judge, {n_asked} would be judged\n");
+    if *n_requests == 0 {
+        return text + "no requests to servers\n";
+    }
+    let tokens = |range: &Range| format!("{:.0} ({:.0} to {:.0})", range.expected, range.low, range.high);
+    text += &format!(
+        "{n_requests} requests, by a guess of 4 characters a token: {} prompt tokens, {} answer tokens\n",
+        tokens(&forecast.prompt_tokens),
+        tokens(&forecast.completion_tokens)
+    );
+    let Range { low, expected, high } = forecast.cost_usd;
+    if forecast.n_unpriced < *n_requests {
+        text += &format!("about {expected:.4} dollars ({low:.4} to {high:.4})\n");
+    }
+    if forecast.n_unpriced > 0 {
+        text += &format!("{} requests to models whose price is not known\n", forecast.n_unpriced);
+    }
+    text
 }
 
 /// Judges every comparison, one that occurs several times once, and writes `judgements.jsonl` and `summary.json`.
@@ -75,17 +144,25 @@ impl AnnotationSummary {
 /// When every comparison failed, on cancellation, or when the disk refuses; verdicts so far are kept.
 pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Vec<Judgement>> {
     let (distinct, places) = distinct(comparisons);
-    let progress = Mutex::new(ctx.progress("annotating", Some(distinct.len() as u64), "comparisons"));
-    let progress_ = &progress;
+    let progress = ctx.progress("annotating", Some(distinct.len() as u64), "comparisons");
+    let so_far = Mutex::new((progress, AnnotationSummary::default(), Instant::now()));
+    let shared = &so_far;
     let judge = |chunk| async move {
         let judged = checked::annotate(annotator, chunk, ctx).await?;
-        progress_.lock().unwrap_or_else(PoisonError::into_inner).advance(chunk.len() as u64);
+        let (progress, so_far, told) = &mut *shared.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.advance(chunk.len() as u64);
+        so_far.add(&AnnotationSummary::of(&judged));
+        if told.elapsed() > TELL_EVERY {
+            *told = Instant::now();
+            ctx.events.info(&so_far.line());
+        }
         Ok(judged)
     };
     let judged = ctx.block_on(chunked_side_by_side(&distinct, (CHUNK, AT_A_TIME), "judged-chunks.jsonl", ctx, judge))?;
-    drop(progress);
+    drop(so_far);
     let judgements = if places.is_empty() { judged } else { repeated(comparisons, &judged, &places) };
     let summary = AnnotationSummary::of(&judgements);
+    ctx.events.info(&summary.line());
     if summary.n_failed > 0 {
         let first = judgements.iter().find_map(|judgement| match &judgement.outcome {
             Outcome::Failure(failure) => Some(failure),

@@ -14,7 +14,7 @@ mod score;
 mod session;
 mod split_data;
 
-pub use annotate::{AnnotationSummary, annotate, write_preferences};
+pub use annotate::{AnnotationSummary, annotate, describe_forecast, forecast, write_preferences};
 pub use estimate::{EstimateOptions, EstimatedTraining, estimate_sampling, estimate_training, read_model_config};
 pub use evaluate::{comparisons_against, measure, rewards};
 pub use experiment::{Experiment, pair, read_experiment, reward_model_spec};

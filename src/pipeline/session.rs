@@ -4,8 +4,8 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 
-use farmhand_core::run::{EventLog, StageDir};
-use farmhand_core::{CancelFlag, Device, Event, EventSink, Executor, Result, RunContext, Seed};
+use farmhand_core::run::{EventLog, Ledger, SPENDING, StageDir};
+use farmhand_core::{Budget, CancelFlag, Device, Event, EventSink, Executor, Result, RunContext, Seed};
 
 use super::phase_meter::PhaseMeter;
 use crate::cli::Terminal;
@@ -42,6 +42,8 @@ pub struct Session {
     pub terminal: Terminal,
     /// Where models with an id come from.
     pub hub: Hub,
+    /// What paid requests may cost; unset: without limit.
+    pub budget: Option<Budget>,
     executor: TokioExecutor,
     log: Option<EventLog>,
     meter: PhaseMeter,
@@ -54,7 +56,7 @@ impl Session {
     /// When the operating system refuses threads.
     pub fn new(device: Device, terminal: Terminal) -> Result<Self> {
         let (hub, executor) = (Hub::from_environment(), TokioExecutor::new()?);
-        Ok(Self { device, terminal, hub, executor, log: None, meter: PhaseMeter::default() })
+        Ok(Self { device, terminal, hub, budget: None, executor, log: None, meter: PhaseMeter::default() })
     }
 
     /// Also records events in a file.
@@ -63,6 +65,16 @@ impl Session {
     /// When the file cannot be opened.
     pub fn log_to(&mut self, path: &Path) -> Result<()> {
         self.log = Some(EventLog::open(path)?);
+        Ok(())
+    }
+
+    /// Caps what paid requests may cost, over all runs that share the folder.
+    ///
+    /// # Errors
+    /// When what was spent before cannot be read.
+    pub fn cap(&mut self, budget_usd: Option<f64>, folder: &Path) -> Result<()> {
+        let budget = |limit| Ok(Budget::with_ledger(limit, Ledger::open(folder.join(SPENDING))?));
+        self.budget = budget_usd.map(budget).transpose()?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod contract;
 mod feedback;
 mod hub;
 mod hub_server;
+mod judgements;
 mod judges;
 mod label;
 mod learners;

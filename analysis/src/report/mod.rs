@@ -1,6 +1,7 @@
 //! The report of one run: a self-contained page, the leaderboard as Markdown, CSV and JSON, paired differences as CSV, the charts as
 //! files.
 
+mod costs;
 mod details;
 mod figures;
 mod over_optimisation;

@@ -6,7 +6,7 @@ use crate::paired::PairedDifference;
 use crate::repetitions::Repetitions;
 use crate::report::figures::Figure;
 use crate::report::over_optimisation::OverOptimisation;
-use crate::report::{details, reward_models, samples};
+use crate::report::{costs, details, reward_models, samples};
 use crate::run_files::RunFiles;
 
 /// The whole page.
@@ -26,6 +26,7 @@ pub(super) fn page(
         reward_models(run),
         methods(run, board),
         failures(run),
+        costs(run),
         caveats(run),
         configuration(run),
     ];
@@ -96,6 +97,10 @@ fn reward_models(run: &RunFiles) -> Option<Section> {
 
 fn failures(run: &RunFiles) -> Option<Section> {
     details::failures(run).map(|body| Section { id: "failures", title: "Failures and ties", body })
+}
+
+fn costs(run: &RunFiles) -> Option<Section> {
+    costs::costs(run).map(|body| Section { id: "costs", title: "Cost of judging", body })
 }
 
 fn caveats(run: &RunFiles) -> Option<Section> {

@@ -34,6 +34,10 @@ pub struct ExperimentConfig {
     /// CPU threads for tensor work; 0 takes `OMP_NUM_THREADS`, or one per core. Two threads on busy cores are far slower than one.
     #[serde(default)]
     pub threads: usize,
+    /// What the run may pay for requests to servers, in US dollars, over all its stages and resumptions; unset: without limit. When
+    /// it is spent the run stops, what was bought is kept, and with a larger budget the same command goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_usd: Option<f64>,
     /// The model to start from.
     pub model: ModelSource,
     /// Instructions and answers, and how they are split.
@@ -269,6 +273,9 @@ impl ExperimentConfig {
         }
         if self.threads > 1024 {
             problems.push(Problem::new("threads", format!("expected at most 1024, got {}", self.threads)));
+        }
+        if let Some(budget) = self.budget_usd.filter(|budget| !(budget.is_finite() && *budget >= 0.0)) {
+            problems.push(Problem::new("budget_usd", format!("expected a number ≥ 0, got {budget}")));
         }
         if let ModelSource::Scratch(sizes) = &self.model {
             problems.extend(sizes.problems().into_iter().map(|problem| problem.under("model.scratch")));

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
+/// The name of a run's ledger in its folder.
+pub const SPENDING: &str = "spending.txt";
+
 /// A file of amounts in US dollars. An amount is with the operating system when [`Ledger::add`] returns, so a killed process loses
 /// none; a power cut may take those of the last seconds. A line cut short is dropped when the file is opened.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ pub use chunks_side_by_side::chunked_side_by_side;
 pub use event_log::EventLog;
 pub use file_hash::{file_hash, hash_path};
 pub use journal::Journal;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, SPENDING};
 pub use manifest::{MANIFEST_FORMAT, Manifest, StageRecord};
 pub use run_dir::{RunDir, StagePlan, StageStatus};
 pub use shared_journal::{News, SharedJournal};

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::file_hash::KnownHashes;
-use super::{Manifest, StageDir, StageRecord, write_atomic};
+use super::{Manifest, SPENDING, StageDir, StageRecord, write_atomic};
 use crate::error::{Error, Result};
 
 /// What lies beside outputs and is none: a stage's saved state and, where the run directory itself is the stage's folder
 /// (stage name `.`), the run's own files.
-const BOOKKEEPING: [&str; 4] = ["state", ".lock", "manifest.json", "events.jsonl"];
+const BOOKKEEPING: [&str; 5] = ["state", ".lock", "manifest.json", "events.jsonl", SPENDING];
 
 /// A run directory that this process holds alone.
 #[derive(Debug)]

@@ -54,6 +54,9 @@ pub struct AnnotateArgs {
     /// Write the judgements in this form, too. May be repeated.
     #[arg(long, value_enum)]
     pub format: Vec<FormatArg>,
+    /// Say how many comparisons are known and how many would be judged, in how many tokens and for how much, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// The folder to write `judgements.jsonl` and `preferences.jsonl` to.
     #[arg(long)]
     pub out: PathBuf,

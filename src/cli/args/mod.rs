@@ -108,9 +108,12 @@ pub struct RunArgs {
     /// Folder for run directories.
     #[arg(long, default_value = "runs")]
     pub runs_dir: PathBuf,
-    /// Print the plan, the sizes and the memory estimate, and do nothing.
+    /// Print the plan, the sizes and the memory estimate, and what judging would cost once the answers are sampled; do nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// What paid requests may cost, in US dollars, over all stages and resumptions; in place of the experiment's `budget_usd`.
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    pub budget: Option<f64>,
     /// Make stages again whose options, inputs or outputs changed; what they made before is replaced.
     #[arg(long)]
     pub redo: bool,
@@ -290,6 +293,9 @@ pub struct SampleArgs {
 /// Who judges, and the models that judges may use.
 #[derive(Debug, Args)]
 pub struct JudgeArgs {
+    /// What paid requests may cost, in US dollars, over all runs with the same output folder; unset: without limit.
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    pub budget: Option<f64>,
     /// The annotator's name; `farmhand list annotator` shows them.
     #[arg(long, default_value = "pool")]
     pub annotator: String,
@@ -403,4 +409,12 @@ pub struct ScoreArgs {
     /// Common options.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// A number of dollars, 0 included.
+fn dollars(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a number ≥ 0".to_owned()),
+    }
 }

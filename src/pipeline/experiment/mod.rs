@@ -70,6 +70,7 @@ impl<'a> Experiment<'a> {
     ) -> Result<Self> {
         let run = RunDir::open(runs_dir.join(&config.name))?;
         session.log_to(&run.path().join("events.jsonl"))?;
+        session.cap(config.budget_usd, run.path())?;
         let base_dir = std::path::absolute(base_dir).map_err(|error| Error::io("resolve", base_dir, error))?;
         Ok(Self { config, base_dir, session, run, redo, trained: TrainedModels::default() })
     }
@@ -154,7 +155,8 @@ impl<'a> Experiment<'a> {
         self.session.enter_stage(&name);
         let models = self.session.models(Want::Model);
         let models = FindTrained { trained: &self.trained, others: &models };
-        let build = BuildContext { models: &models, ..BuildContext::new(self.config.device, &self.base_dir) };
+        let budget = self.session.budget.as_ref();
+        let build = BuildContext { models: &models, budget, ..BuildContext::new(self.config.device, &self.base_dir) };
         let result = work(&self.config, &self.session.context(&stage, seed), &build);
         self.session.enter_stage("");
         self.run.record_models(&self.session.hub.commits())?;
