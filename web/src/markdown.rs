@@ -71,6 +71,13 @@ pub(crate) fn read(text: &str) -> Vec<Node> {
     tree.finish()
 }
 
+/// A text whose every character counts, such as a judge's raw answer.
+pub(crate) fn verbatim(text: &str) -> Vec<Node> {
+    let mut element = Element::new("pre");
+    element.children.push(Node::Text(text.to_owned()));
+    vec![Node::Element(element)]
+}
+
 /// The element that shows a part of Markdown; `None` shows its content alone.
 fn element(tag: &Tag<'_>, in_head: bool) -> Option<Element> {
     let name = match tag {

@@ -307,7 +307,7 @@ mod tests {
         std::fs::write(&data, lines("item", n_items, "")).expect("written");
         std::fs::write(&gold, lines("gold", n_gold, ",\"preference\":1")).expect("written");
         let gold = (n_gold > 0).then_some(gold.as_path());
-        let items = Items::read(&data, gold, &ReadOptions::default(), "secret").expect("read");
+        let items = Items::read(&data, gold, &ReadOptions::default()).expect("read").named_by("secret");
         let options = DeskOptions { overlap, gold_every: 4, seed: Some(1), rubric: Rubric::default() };
         Desk::open(folder.join("out/journal.jsonl"), items, options).expect("opened")
     }

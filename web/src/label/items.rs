@@ -35,7 +35,7 @@ impl Items {
     ///
     /// # Errors
     /// When a file cannot be read or holds no comparisons, a gold question has no verdict, or nothing is left to judge.
-    pub(crate) fn read(data: &Path, gold: Option<&Path>, options: &ReadOptions, secret: &str) -> Result<Self> {
+    pub(crate) fn read(data: &Path, gold: Option<&Path>, options: &ReadOptions) -> Result<Self> {
         let mut items = Self::default();
         if let Some(path) = gold {
             for judgement in data::read_judgements(path, options)?.0 {
@@ -44,11 +44,11 @@ impl Items {
                     let message = format!("`{}`: the gold question `{words}` has no verdict", path.display());
                     return Err(Error::invalid_data(message).with_hint("give each gold question a `preference` of 1, 2 or 1.5"));
                 };
-                items.add(judgement.comparison, Some(likelier(verdict)), secret, path)?;
+                items.add(judgement.comparison, Some(likelier(verdict)), path)?;
             }
         }
         for comparison in data::read_comparisons(data, options)?.0 {
-            items.add(comparison, None, secret, data)?;
+            items.add(comparison, None, data)?;
         }
         if items.all.iter().all(|item| item.gold.is_some()) {
             return Err(Error::invalid_data(format!("`{}` holds nothing to judge", data.display()))
@@ -57,7 +57,7 @@ impl Items {
         Ok(items)
     }
 
-    fn add(&mut self, comparison: Comparison, gold: Option<Preference>, secret: &str, path: &Path) -> Result<()> {
+    fn add(&mut self, comparison: Comparison, gold: Option<Preference>, path: &Path) -> Result<()> {
         if let Some(known) = self.by_id.get(&comparison.id).and_then(|at| self.all.get(*at)) {
             if gold.is_some() && known.gold != gold {
                 let words: String = comparison.instruction.instruction.chars().take(40).collect();
@@ -72,11 +72,19 @@ impl Items {
             self.n_identical += 1;
             return Ok(());
         }
-        let handle = content_id([secret, &comparison.id]);
         self.by_id.insert(comparison.id.clone(), self.all.len());
-        self.by_handle.insert(handle.clone(), self.all.len());
-        self.all.push(Item { comparison, handle, gold });
+        self.all.push(Item { comparison, handle: String::new(), gold });
         Ok(())
+    }
+
+    /// The same items with the names by which browsers know them.
+    #[must_use]
+    pub(crate) fn named_by(mut self, secret: &str) -> Self {
+        for (place, item) in self.all.iter_mut().enumerate() {
+            item.handle = content_id([secret, &item.comparison.id]);
+            self.by_handle.insert(item.handle.clone(), place);
+        }
+        self
     }
 
     /// All of them, gold questions first, otherwise in the order of the files.
@@ -120,7 +128,7 @@ mod tests {
         if let Some(gold) = gold {
             std::fs::write(&gold_path, gold).expect("written");
         }
-        Items::read(&data_path, gold.map(|_| gold_path.as_path()), &ReadOptions::default(), "secret")
+        Items::read(&data_path, gold.map(|_| gold_path.as_path()), &ReadOptions::default()).map(|items| items.named_by("secret"))
     }
 
     fn record(instruction: &str, second: &str, more: &str) -> String {

@@ -99,7 +99,7 @@ impl LabelSession {
         }
         let rubric = options.rubric.as_deref().map(Rubric::read).transpose()?.unwrap_or_default();
         // Read before the folder is made: a mistyped name leaves nothing behind.
-        Items::read(&options.data, options.gold.as_deref(), &options.reading, "")?;
+        let items = Items::read(&options.data, options.gold.as_deref(), &options.reading)?;
         let held = RunDir::open(&options.out).map_err(|error| match error.kind() {
             ErrorKind::InvalidConfig => {
                 error.with_hint("another `farmhand label` holds it; stop that one, or give another `--out`")
@@ -107,9 +107,8 @@ impl LabelSession {
             _ => error,
         })?;
         let access = Access::keep(&options.out.join("access.json"))?;
-        let items = Items::read(&options.data, options.gold.as_deref(), &options.reading, &access.items)?;
         let desk_options = DeskOptions { overlap: options.overlap, gold_every: options.gold_every, seed: options.seed, rubric };
-        let desk = Desk::open(options.out.join("journal.jsonl"), items, desk_options)?;
+        let desk = Desk::open(options.out.join("journal.jsonl"), items.named_by(&access.items), desk_options)?;
         Ok(Self { desk, access, out: options.out.clone(), _held: held })
     }
 

@@ -10,6 +10,7 @@ use farmhand_core::data::ReadOptions;
 use farmhand_core::{CancelFlag, Result};
 use farmhand_web::ListenOptions;
 use farmhand_web::label::{LabelOptions, LabelSession, LabelSummary};
+use farmhand_web::runs::RunsSession;
 use serde_json::Value;
 
 /// An answer.
@@ -126,6 +127,38 @@ impl Labelling {
 }
 
 impl Drop for Labelling {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs that are served until dropped.
+pub(crate) struct Watching {
+    pub(crate) page: Page,
+    cancel: &'static CancelFlag,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Watching {
+    pub(crate) fn start(root: &Path) -> Self {
+        let session = RunsSession::open(root).expect("opened");
+        let cancel: &'static CancelFlag = Box::leak(Box::new(CancelFlag::new()));
+        let (send, url) = channel();
+        let thread = std::thread::spawn(move || {
+            session.serve(ListenOptions::default(), cancel, |url| {
+                send.send(url.to_owned()).expect("someone listens");
+                Ok(())
+            })
+        });
+        let url = url.recv().expect("serving");
+        Self { page: Page { url }, cancel, thread: Some(thread) }
+    }
+}
+
+impl Drop for Watching {
     fn drop(&mut self) {
         self.cancel.cancel();
         if let Some(thread) = self.thread.take() {

@@ -4,3 +4,4 @@ mod browser;
 mod http;
 mod label;
 mod label_browser;
+mod runs;
