@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod samples;
 mod score;
+mod serve;
 mod stage_folder;
 mod terminal;
 
@@ -45,6 +46,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Generate(args) => samples::generate(args, cli, terminal),
         Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
         Command::Report(args) => report::report(args, cli),
+        Command::Serve(args) => serve::serve(args, cli, &terminal),
         Command::Score(args) => score::score(args, cli, terminal),
         Command::Checkpoint(args) => checkpoint::checkpoint(args, cli, terminal),
         Command::Judgements(args) => judgements::judgements(args, cli),

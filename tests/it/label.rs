@@ -1,4 +1,5 @@
-//! `farmhand label` as a command: killed at any moment it has every acknowledged answer once; Ctrl-C ends it well.
+//! `farmhand label` and `farmhand serve` as commands: killed at any moment, every acknowledged answer is there once; Ctrl-C
+//! ends them well.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,27 +30,36 @@ impl Server {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(std::process::Command::new("kill").args([name, &id]).status().expect("kill runs").success());
+        signal(&self.child, name);
     }
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args([name, &id]).status().expect("kill runs").success());
 }
 
 /// Posts and gives back the answer's JSON; `None` when the server went away before it answered.
 fn post(url: &str, below: &str, body: &Value) -> Option<Value> {
+    serde_json::from_str(&exchange("POST", url, below, &body.to_string())?).ok()
+}
+
+/// The body of an answer.
+fn exchange(method: &str, url: &str, below: &str, body: &str) -> Option<String> {
     let rest = url.strip_prefix("http://").expect("an address");
     let (host, path) = rest.split_once('/').expect("a path");
-    let body = body.to_string();
     let mut stream = TcpStream::connect(host).ok()?;
     let head = format!(
-        "POST /{path}{below} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} /{path}{below} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all((head + &body).as_bytes()).ok()?;
+    stream.write_all((head + body).as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-    serde_json::from_str(body).ok()
+    Some(body.to_owned())
 }
 
 fn write_data(dir: &Path, n: usize) {
@@ -147,6 +157,23 @@ fn ctrl_c_ends_well_and_annotators_read_what_people_said() {
     let said = std::fs::read_to_string(dir.path().join("people/judgements.jsonl")).expect("readable");
     assert_eq!(preferences(&annotated), preferences(&said));
     assert!(preferences(&said).contains(&json!(1)) || preferences(&said).contains(&json!(2)));
+}
+
+#[test]
+fn runs_are_served_until_ctrl_c() {
+    let dir = tempfile::tempdir().expect("a folder");
+    farmhand(dir.path(), &["serve"]).expect_error(&["there is no folder `runs`"], Some("run directories"));
+    std::fs::create_dir_all(dir.path().join("runs/one")).expect("made");
+    std::fs::write(dir.path().join("runs/one/run.toml"), "name = \"one\"\n").expect("written");
+    let args = ["serve", "--port", "0", "--json", "--quiet"];
+    let mut child = command(dir.path(), &args).stdout(Stdio::piped()).spawn().expect("farmhand starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    let urls: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let url = urls["runs"].as_str().expect("an address");
+    assert!(exchange("GET", url, "api/runs", "").expect("an answer").contains("\"name\":\"one\""));
+    signal(&child, "-INT");
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
 }
 
 #[test]

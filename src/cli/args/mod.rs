@@ -71,6 +71,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Write the leaderboard, charts and HTML report of a run directory.
     Report(ReportArgs),
+    /// Show runs in a browser, live and read-only.
+    Serve(ServeArgs),
     /// Log-probabilities of given responses, one JSON line a record; how well a reward model orders given pairs.
     Score(ScoreArgs),
     /// Look at model folders, fetch models from the hub, restore published weight differences.

@@ -59,3 +59,25 @@ pub struct LabelArgs {
     #[arg(long)]
     pub skip_bad_records: bool,
 }
+
+/// `farmhand serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  farmhand serve                         the runs in `runs`
+  farmhand serve runs/quickstart         one run
+  farmhand serve /data/runs --port 0
+
+Shows stages, curves, answers side by side, judgements with what the judge said, leaderboards, and where two runs differ,
+also of runs that are at work. Nothing is changed.")]
+pub struct ServeArgs {
+    /// The folder of run directories, or one run directory.
+    #[arg(default_value = "runs")]
+    pub runs: PathBuf,
+    /// The port; 0 takes a free one.
+    #[arg(long, default_value_t = 7272)]
+    pub port: u16,
+    /// Where the page is served.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
