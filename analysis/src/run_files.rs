@@ -84,7 +84,8 @@ impl RunFiles {
             Some(text) => name_in(text, &run_dir.join("run.toml"))?.unwrap_or(folder),
             None => folder,
         };
-        let models = methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
+        let models: Vec<ModelFiles> =
+            methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
         let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
         let judging = read_judging(run_dir, &models)?;
         let scalars = read_scalars(&run_dir.join("events.jsonl"))?;

@@ -73,7 +73,7 @@ impl Session {
     /// # Errors
     /// When what was spent before cannot be read.
     pub fn cap(&mut self, budget_usd: Option<f64>, folder: &Path) -> Result<()> {
-        let budget = |limit| Ok(Budget::with_ledger(limit, Ledger::open(folder.join(SPENDING))?));
+        let budget = |limit| -> Result<Budget> { Ok(Budget::with_ledger(limit, Ledger::open(folder.join(SPENDING))?)) };
         self.budget = budget_usd.map(budget).transpose()?;
         Ok(())
     }
