@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Judging, Preference, ShownOrder};
-use farmhand_core::{Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Problem, Result, RunContext, register};
+use farmhand_core::{
+    Annotator, AnnotatorConfig, AnnotatorSpec, BuildContext, Error, Forecast, Problem, Result, RunContext, register,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -151,6 +153,15 @@ impl Annotator for BothOrders {
             ctx.events.scalar("position_bias/consistency", step, consistency);
         }
         results
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let shown: Vec<Comparison> = comparisons.iter().cloned().chain(comparisons.iter().map(Comparison::swapped)).collect();
+        let both = self.inner.forecast(&shown, ctx)?;
+        // A comparison is known when both of its orders are.
+        let (n_cached, n_settled) = (both.n_cached / 2, both.n_settled / 2);
+        let n_asked = comparisons.len().saturating_sub(n_cached + n_settled);
+        Ok(Forecast { n_comparisons: comparisons.len(), n_cached, n_settled, n_asked, ..both })
     }
 }
 

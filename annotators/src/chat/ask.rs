@@ -5,16 +5,16 @@
 //! a window that is as wide as the server's limit of requests; when the user asks to stop, no further one is sent, and replies
 //! under way, which are paid for, are waited for and kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use farmhand_core::types::Judging;
-use farmhand_core::{Budget, BuildContext, Error, ErrorKind, Reservation, Result, RunContext};
+use farmhand_core::{Budget, BuildContext, Error, ErrorKind, Forecast, Reservation, Result, RunContext};
 use farmhand_endpoints::{
     Answer, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Prices, Pricing, Prompt,
-    Usage,
+    RequestEstimate, Usage,
 };
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -144,6 +144,26 @@ impl Asker {
         results.into_iter().map(|result| result.expect("every question is in one group")).collect()
     }
 
+    /// Adds to a forecast what a question about so many comparisons would take. `seen` are the questions of the same call so far: the
+    /// same one is asked once.
+    pub(crate) fn foretell(
+        &self,
+        (question, sample_seed): &(Question, u64),
+        n_comparisons: usize,
+        seen: &mut HashSet<QuestionKey>,
+        forecast: &mut Forecast,
+    ) -> Result<()> {
+        let key = QuestionKey::of(&question.canonical(), *sample_seed);
+        if !seen.insert(key) || self.kept(key)?.is_some() {
+            forecast.n_cached += n_comparisons;
+            return Ok(());
+        }
+        forecast.n_asked += n_comparisons;
+        let (n_bytes, max_tokens) = question.size();
+        RequestEstimate::of(n_bytes, max_tokens).add_to(forecast, self.pricing.prices(question.model()).as_ref());
+        Ok(())
+    }
+
     async fn ask_one(&self, question: Question, key: QuestionKey, ctx: &RunContext<'_>) -> Result<Said> {
         if let Some(kept) = self.kept(key)? {
             return kept;
@@ -211,8 +231,11 @@ impl Asker {
         let Some(budget) = &self.budget else { return Ok(None) };
         let (n_bytes, max_tokens) = question.size();
         let usage = Usage { prompt_tokens: n_bytes.div_ceil(4) as u64, completion_tokens: max_tokens.into(), ..Usage::default() };
-        let estimate = self.pricing.prices(model).map_or(0.0, |prices| prices.cost(&usage));
-        budget.reserve(estimate).await.map(Some)
+        let prices = self.pricing.prices(model).ok_or_else(|| {
+            Error::invalid_config(format!("the price of `{model}` is not known, so that no budget can be kept"))
+                .with_hint("set `prices`, name a table in `price_file`, or run without a budget")
+        })?;
+        budget.reserve(prices.cost(&usage)).await.map(Some)
     }
 
     /// What the store knows, unless that has to be asked again.

@@ -1,9 +1,9 @@
 //! From comparisons to annotations: which are shown on which sheet and in which order, and what becomes of the replies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use farmhand_core::types::{Annotation, Comparison, Judging, Preference, ShownOrder};
-use farmhand_core::{Error, ErrorKind, Result, RunContext};
+use farmhand_core::{Error, ErrorKind, Forecast, Result, RunContext};
 use serde_json::Value;
 
 use crate::order_swap::turn_back;
@@ -94,6 +94,30 @@ pub(crate) async fn judge(
     }
     let unasked = || Err(Error::broken_contract(format!("judge `{}` showed a comparison on no sheet", interview.id())));
     results.into_iter().map(|result| result.unwrap_or_else(unasked)).collect()
+}
+
+/// What judging comparisons, each on one of the sheets, would take. A sheet that cannot be written is not asked.
+pub(crate) fn forecast(
+    interview: &dyn Interview,
+    asker: &Asker,
+    comparisons: &[Comparison],
+    sheets: &[Sheet],
+    ctx: &RunContext<'_>,
+) -> Result<Forecast> {
+    let show = |i: &usize| match interview.is_switched(&comparisons[*i], ctx) {
+        true => comparisons[*i].swapped(),
+        false => comparisons[*i].clone(),
+    };
+    let mut forecast = Forecast { n_comparisons: comparisons.len(), ..Forecast::default() };
+    let mut seen = HashSet::new();
+    for sheet in sheets {
+        let shown: Vec<Comparison> = sheet.members.iter().map(show).collect();
+        match interview.write(&shown, sheet, ctx) {
+            Ok(question) => asker.foretell(&question, shown.len(), &mut seen, &mut forecast)?,
+            Err(_) => forecast.n_settled += shown.len(),
+        }
+    }
+    Ok(forecast)
 }
 
 /// One result for each member of a sheet. Cost and time of a reply are shared out evenly.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
 use farmhand_endpoints::AnswerFormat;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::tie_if_identical::TieIfIdentical;
 
 use super::ask::{Asker, Question};
 use super::ask_options::AskOptions;
-use super::judging::{Interview, Sheet, Verdicts, judge};
+use super::judging::{Interview, Sheet, Verdicts, forecast, judge};
 use super::own_prompt::read_prompt;
 use super::own_question::question;
 use super::parsers::{LogProbParser, Parser, Place, Reply};
@@ -142,5 +142,10 @@ impl Annotator for Weighted {
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
         let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
         judge(self, &self.asker, comparisons, &sheets, ctx).await
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
+        forecast(self, &self.asker, comparisons, &sheets, ctx)
     }
 }

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Error, Problem, Result, RunContext, register};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Error, Forecast, Problem, Result, RunContext, register};
 use farmhand_endpoints::{EndpointOptions, Prices};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -219,6 +219,15 @@ impl Annotator for AlpacaEval {
         let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
         let lost = || Err(Error::broken_contract("a judge gave no result for a comparison"));
         chosen.iter().map(|member| answers[*member].next().unwrap_or_else(lost)).collect()
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let mut forecast = Forecast::default();
+        for (i, judge) in self.judges.iter().enumerate() {
+            let theirs = comparisons.iter().filter(|comparison| self.judge_for(comparison, ctx) == i);
+            forecast += judge.forecast(&theirs.cloned().collect::<Vec<_>>(), ctx)?;
+        }
+        Ok(forecast)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Once;
 
 use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{BuildContext, Error, Result, RunContext};
+use farmhand_core::{BuildContext, Error, Forecast, Result, RunContext};
 use farmhand_endpoints::{ChatRequest, CompletionRequest, Prices, Prompt as Text};
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::settings::JudgeSettings;
 use super::sheets::sheets;
 use super::{AlpacaEvalConfig, Route};
 use crate::chat::ask::{Asker, Purse, Question};
-use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, judge};
+use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::{Example, PlaceholderTemplate, Prompt};
 use crate::seeding::{Draw, Seeding};
@@ -78,6 +78,12 @@ impl SettingsJudge {
 
     pub(super) async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
         self.warn(ctx);
+        let sheets = self.sheets(comparisons, ctx);
+        judge(self, &self.asker, comparisons, &sheets, ctx).await
+    }
+
+    /// Which comparisons are shown together.
+    fn sheets(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Sheet> {
         let of = |with_input: bool| {
             let members: Vec<usize> =
                 (0..comparisons.len()).filter(|i| self.shows_input(&comparisons[*i]) == with_input).collect();
@@ -85,8 +91,12 @@ impl SettingsJudge {
             let batch_size = template.unwrap_or(&self.settings.prompts.without_inputs).batch_size();
             sheets(&members, comparisons, batch_size, self.alone, ctx.seed)
         };
-        let sheets = [of(false), of(true)].concat();
-        judge(self, &self.asker, comparisons, &sheets, ctx).await
+        [of(false), of(true)].concat()
+    }
+
+    pub(super) fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let sheets = self.sheets(comparisons, ctx);
+        forecast(self, &self.asker, comparisons, &sheets, ctx)
     }
 
     /// Whether the prompt for this comparison has a place of its own for the input.

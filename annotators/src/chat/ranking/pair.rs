@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RankOptions, Ranker, read_ranks};
 use crate::chat::ask::Question;
-use crate::chat::judging::{Interview, Sheet, Verdicts, judge};
+use crate::chat::judging::{Interview, Sheet, Verdicts, forecast, judge};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::asked;
 use crate::tie_if_identical::TieIfIdentical;
@@ -86,5 +86,10 @@ impl Annotator for Ranking {
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
         let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
         judge(self, &self.ranker.asker, comparisons, &sheets, ctx).await
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
+        forecast(self, &self.ranker.asker, comparisons, &sheets, ctx)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::grades::weighted_mean;
 use super::{GradeOptions, Grader, read_grades};
 use crate::chat::ask::Question;
-use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, judge};
+use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::asked;
 use crate::tie_if_identical::TieIfIdentical;
@@ -101,5 +101,10 @@ impl Annotator for Rubric {
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
         let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
         judge(self, &self.grader.asker, comparisons, &sheets, ctx).await
+    }
+
+    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
+        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
+        forecast(self, &self.grader.asker, comparisons, &sheets, ctx)
     }
 }

@@ -1,5 +1,7 @@
 //! Judges of this folder against a server on the loopback interface.
 
+mod money;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
