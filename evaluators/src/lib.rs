@@ -4,6 +4,7 @@
 //! * [`mean_reward`]: what a reward model gives the answers.
 //! * [`agreement`]: how far several raters agree: raw, κ, α, and AlpacaEval's definitions.
 //! * [`length`]: how long the answers are and how they end.
+//! * [`preference_bias`]: what a judge leans to beside quality: length, lists, places.
 //! * [`length_controlled`]: the win rate at equal length, AlpacaEval 2's.
 //! * [`diversity`]: how varied answers are.
 //! * [`estimate`]: means with standard errors and intervals, which the others share.
@@ -15,5 +16,6 @@ pub mod estimate;
 pub mod length;
 pub mod length_controlled;
 pub mod mean_reward;
+pub mod preference_bias;
 pub mod statistics;
 pub mod win_rate;

@@ -8,6 +8,7 @@
 //! * [`gwet`]: Gwet's AC1, which does not collapse when nearly everyone says the same.
 //! * [`alpaca_eval`]: agreement, bias and variance as AlpacaEval defines them.
 //! * [`bootstrap`]: intervals by resampling comparisons.
+//! * [`report`]: all of it at once.
 
 pub mod alpaca_eval;
 pub mod bootstrap;
@@ -17,5 +18,7 @@ pub mod gwet;
 pub mod krippendorff;
 pub mod ratings;
 pub mod raw;
+pub mod report;
 
 pub use ratings::Ratings;
+pub use report::AgreementReport;
