@@ -54,6 +54,7 @@ mod tests {
             (ComponentKind::Policy, "causal_lm"),
             (ComponentKind::Policy, "conditioned"),
             (ComponentKind::Policy, "openai_server"),
+            (ComponentKind::Annotator, "local_judge"),
             (ComponentKind::Annotator, "preference_model"),
             (ComponentKind::RewardModel, "attributes"),
             (ComponentKind::RewardModel, "bradley_terry"),
