@@ -7,6 +7,7 @@ mod estimate;
 mod evaluate;
 mod experiment;
 mod generate;
+mod given_comparisons;
 mod learn;
 mod phase_meter;
 mod plan;

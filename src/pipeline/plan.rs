@@ -91,9 +91,11 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
     if let Some(sft) = &config.sft {
         push("sft".to_owned(), format!("`{}` on {}", sft.learner.name(), records("sft", split.sft)));
     }
+    let given: Vec<String> = config.sample.comparisons.iter().map(|file| file.display().to_string()).collect();
+    let sampled = || format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference));
     push(
         "sample".to_owned(),
-        format!("{} answers each to {}", config.sample.sampling.n, records("preference", split.preference)),
+        if given.is_empty() { sampled() } else { format!("takes the comparisons of {}", given.join(", ")) },
     );
     push("annotate".to_owned(), format!("`{}` on the pairs", config.annotator.name()));
     let made = FeedbackStages::of(config, base_dir)?;

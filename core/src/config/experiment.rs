@@ -198,6 +198,10 @@ pub struct SftConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
+    /// Files of comparisons that exist, to be annotated instead of answers sampled here: any form that farmhand reads; verdicts in
+    /// them are ignored. With recorded annotators, the comparisons they know. Relative to the configuration file's folder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<PathBuf>,
     /// The policy; unset: `causal_lm` with the SFT model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySpec>,
@@ -210,6 +214,7 @@ pub struct SampleConfig {
 impl Default for SampleConfig {
     fn default() -> Self {
         Self {
+            comparisons: Vec::new(),
             policy: None,
             sampling: SamplingParams { n: 2, max_new_tokens: 300, ..SamplingParams::default() },
             pairing: PairsPerInstruction::default(),
@@ -294,6 +299,10 @@ impl ExperimentConfig {
         if self.generate.sampling.n != 1 {
             problems.push(Problem::new("generate.sampling.n", "expected 1: one answer an instruction is judged"));
         }
+        if !self.sample.comparisons.is_empty() && self.sample.policy.is_some() {
+            let problem = Problem::new("sample.policy", "nothing is sampled where `sample.comparisons` names files");
+            problems.push(problem.with_hint("leave one of the two out"));
+        }
         if self.methods.is_empty() {
             problems.push(Problem::new("methods", "expected at least one method"));
         }
@@ -345,7 +354,7 @@ impl ExperimentConfig {
         }
         let needed = [
             ("sft", data.split.sft, self.sft.is_some() || matches!(self.model, ModelSource::Scratch(_))),
-            ("preference", data.split.preference, true),
+            ("preference", data.split.preference, self.sample.comparisons.is_empty()),
             ("eval", data.split.eval, true),
         ];
         for (split, size, needed) in needed {

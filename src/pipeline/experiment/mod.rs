@@ -33,7 +33,7 @@ use self::reward_models::{FindTrained, TrainedModels};
 pub(super) use self::reward_models::{MEASURE, TrainingOrder, stage_name, stage_of};
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
-use super::{annotate, base_model, generate, split_data};
+use super::{annotate, base_model, generate, given_comparisons, split_data};
 use crate::hub::{ModelName, Want};
 
 /// An experiment ready to run: its configuration is checked, its run directory is open and locked.
@@ -183,7 +183,8 @@ impl<'a> Experiment<'a> {
         let files: Vec<PathBuf> =
             self.config.data.file.iter().chain(self.config.data.files.values()).map(|file| base_dir.join(file)).collect();
         // What is learned later is missed before hours of work.
-        let feedback: Vec<PathBuf> = self.config.feedback.files.all().map(|file| base_dir.join(file)).collect();
+        let feedback: Vec<PathBuf> =
+            self.config.feedback.files.all().chain(&self.config.sample.comparisons).map(|file| base_dir.join(file)).collect();
         if let Some(file) = files.iter().chain(&feedback).find(|file| !file.is_file()) {
             return Err(Error::missing_input(format!("there is no data file `{}`", file.display()))
                 .with_hint("paths in a configuration start at the configuration file's folder"));
@@ -251,6 +252,9 @@ impl<'a> Experiment<'a> {
     }
 
     fn sample(&mut self, start: &Checkpoint) -> Result<()> {
+        if !self.config.sample.comparisons.is_empty() {
+            return self.given_comparisons();
+        }
         let spec = self.config.sample.policy.clone().unwrap_or_else(default_policy);
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.sample.sampling), "pairing": to_json(&self.config.sample.pairing) });
         let inputs = with_models("data/preference.jsonl", [start]);
@@ -261,6 +265,17 @@ impl<'a> Experiment<'a> {
             let mut policy = spec.build(&build)?;
             let completions = generate::generate(&mut *policy, &instructions, &config.sample.sampling, "sft", ctx)?;
             pair(&completions, config.sample.pairing, ctx)
+        })?;
+        Ok(())
+    }
+
+    /// Takes comparisons from files in place of sampled ones.
+    fn given_comparisons(&mut self) -> Result<()> {
+        let files: Vec<PathBuf> = self.config.sample.comparisons.iter().map(|file| self.base_dir.join(file)).collect();
+        let options = json!({ "comparisons": to_json(&self.config.sample.comparisons) });
+        self.stage("sample", options, files.clone(), |config, ctx, _| {
+            let reading = split_data::read_options(config.data.skip_bad_records);
+            given_comparisons::take(&files, &reading, ctx)
         })?;
         Ok(())
     }
