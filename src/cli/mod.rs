@@ -2,6 +2,7 @@
 
 pub mod args;
 
+mod agreement;
 mod annotate;
 mod bench;
 mod checkpoint;
@@ -45,6 +46,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Label(args) => label::label(args, cli, &terminal),
         Command::Generate(args) => samples::generate(args, cli, terminal),
         Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
+        Command::Agreement(args) => agreement::agreement(args, cli, &terminal),
         Command::Report(args) => report::report(args, cli),
         Command::Serve(args) => serve::serve(args, cli, &terminal),
         Command::Score(args) => score::score(args, cli, terminal),

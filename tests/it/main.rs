@@ -15,4 +15,5 @@ mod learners;
 mod pipeline;
 mod reward_models;
 mod server;
+mod swap_annotators;
 mod tidy;

@@ -1,6 +1,7 @@
 //! The command line: every subcommand with its options and examples. Depends on clap and serde_json alone, for both binaries share it:
 //! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does the work.
 
+mod agreement;
 mod annotate;
 mod checkpoint;
 mod inspect;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use agreement::*;
 pub use annotate::*;
 pub use checkpoint::*;
 pub use inspect::*;
@@ -69,6 +71,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Compare answers with a reference's, or measure finished judgements.
     Evaluate(EvaluateArgs),
+    /// How far raters agree, and how reliable each is: κ, α, intervals.
+    Agreement(AgreementArgs),
     /// Write the leaderboard, charts and HTML report of a run directory.
     Report(ReportArgs),
     /// Show runs in a browser, live and read-only.
