@@ -26,7 +26,7 @@ use crate::store::{QuestionKey, ReplyFailure, ReplyOutcome, Store, StoredReply};
 use super::ask_options::AskOptions;
 
 /// The store's file in the folder that runs share.
-const SHARED_STORE: &str = "judgements.sqlite";
+const SHARED_STORE: &str = "judgements.db";
 
 /// What a server is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +87,7 @@ impl Asker {
 
     pub(crate) fn new(server: &EndpointOptions, purse: Purse<'_>, ctx: &BuildContext<'_>) -> Result<Self> {
         let Purse { prices, price_file, store, retry_failures } = purse;
-        let client = client(server)?;
+        let client = Client::from_options(server, ctx)?;
         let price_file = price_file.map(|path| ctx.resolve(path));
         let pricing = Pricing::new(prices, price_file.as_deref())?;
         let path = store.map(|path| ctx.resolve(path)).or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
@@ -140,7 +140,7 @@ impl Asker {
             }
         }
         let warnings = [self.store.as_ref().and_then(Store::warning), self.pricing.warning()];
-        warnings.into_iter().flatten().for_each(|warning| ctx.events.warn(&warning));
+        warnings.into_iter().flatten().chain(self.client.take_warnings()).for_each(|warning| ctx.events.warn(&warning));
         results.into_iter().map(|result| result.expect("every question is in one group")).collect()
     }
 
@@ -170,7 +170,7 @@ impl Asker {
         }
         ctx.cancel.check()?;
         if let Some(failure) = self.hopeless.get() {
-            return Err(Error::from(failure.clone()));
+            return Err(error_of(failure));
         }
         let model = question.model().to_owned();
         let reserved = self.reserve(&question, &model).await?;
@@ -178,8 +178,8 @@ impl Asker {
         ctx.cancel.check()?;
         let started = Instant::now();
         let result = match question {
-            Question::Chat(request) => self.client.chat(request).await,
-            Question::Completion(request) => self.client.complete(request).await,
+            Question::Chat(request) => self.client.unless_cancelled(self.client.chat(request), ctx.cancel).await,
+            Question::Completion(request) => self.client.unless_cancelled(self.client.complete(request), ctx.cancel).await,
         };
         let time_secs = started.elapsed().as_secs_f64();
         match result {
@@ -211,7 +211,7 @@ impl Asker {
                 }
             }
             Err(failure) => {
-                let error = Error::from(failure.clone());
+                let error = error_of(&failure);
                 // An answer that came too late or broken is paid for as well.
                 if matches!(failure.kind, FailureKind::TimedOut | FailureKind::Garbage | FailureKind::Cancelled) {
                     reserved.into_iter().for_each(Reservation::settle_in_full);
@@ -272,11 +272,6 @@ impl Asker {
     }
 }
 
-fn client(server: &EndpointOptions) -> Result<Client> {
-    let key = server.api_key_env.as_deref().map(farmhand_endpoints::ApiKey::from_env).transpose()?;
-    Client::new(server, key)
-}
-
 impl Question {
     /// What is asked, in the form that the store goes by.
     pub(crate) fn canonical(&self) -> Value {
@@ -312,6 +307,16 @@ impl Question {
             Self::Completion(request) => &request.model,
         }
     }
+}
+
+/// The failure of a request as an error. What the provider's filter stops is refused, wherever it says so.
+fn error_of(failure: &Failure) -> Error {
+    let error = Error::from(failure.clone());
+    if failure.kind != FailureKind::Filtered {
+        return error;
+    }
+    let refused = Error::new(ErrorKind::RefusedAnswer, error.to_string());
+    error.hint().map(str::to_owned).into_iter().fold(refused, Error::with_hint)
 }
 
 /// A reply in so many words that there will be none is a failure of its own kind.

@@ -32,7 +32,8 @@ pub struct AskOptions {
     /// A price table of one's own, laid over the one that comes with the program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_file: Option<PathBuf>,
-    /// The store of replies, in which a question that was answered before is found again; unset: the one that all runs share.
+    /// The store of replies, in which a question that was answered before is found again; unset: `judgements.db` in the cache
+    /// folder, which all runs share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
     /// Ask again what failed for good before (a refusal, a text that is too long); failures that may pass are always asked again.

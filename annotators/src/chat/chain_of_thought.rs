@@ -36,6 +36,7 @@ const VARIABLES: Variables = Variables { needed: &["instruction", "output_1", "o
 /// Options of `[annotator.chain_of_thought]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct ChainOfThoughtConfig {
     /// The name its annotations carry.
     pub name: String,

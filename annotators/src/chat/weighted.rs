@@ -36,6 +36,7 @@ const VARIABLES: Variables = Variables { needed: &["instruction", "output_1", "o
 /// Options of `[annotator.weighted]`. The server must give log-probabilities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct WeightedConfig {
     /// The name its annotations carry.
     pub name: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farmhand_core::Result;
-use farmhand_endpoints::{Decoding, EndpointOptions, Tool, ToolChoice};
+use farmhand_endpoints::{Api, Decoding, EndpointOptions, Tool, ToolChoice};
 use serde_json::Value;
 
 use super::table::Table;
@@ -37,6 +37,7 @@ pub struct Completions {
 /// A provider that AlpacaEval knows: its function, its address, the variable with its key, whether it has only conversations.
 struct Provider {
     decoder: &'static str,
+    api: Api,
     base_url: &'static str,
     api_key_env: &'static str,
     is_chat_only: bool,
@@ -45,12 +46,14 @@ struct Provider {
 const PROVIDERS: [Provider; 6] = [
     Provider {
         decoder: "openai_completions",
+        api: Api::Openai,
         base_url: "https://api.openai.com/v1",
         api_key_env: "OPENAI_API_KEY",
         is_chat_only: false,
     },
     Provider {
         decoder: "anthropic_completions",
+        api: Api::Anthropic,
         base_url: "https://api.anthropic.com/v1",
         api_key_env: "ANTHROPIC_API_KEY",
         is_chat_only: true,
@@ -58,24 +61,28 @@ const PROVIDERS: [Provider; 6] = [
     Provider {
         // The same models and prompts; Amazon's own interface is not spoken here.
         decoder: "bedrock_anthropic_completions",
+        api: Api::Anthropic,
         base_url: "https://api.anthropic.com/v1",
         api_key_env: "ANTHROPIC_API_KEY",
         is_chat_only: true,
     },
     Provider {
         decoder: "google_completions",
+        api: Api::Openai,
         base_url: "https://generativelanguage.googleapis.com/v1beta/openai",
         api_key_env: "GOOGLE_API_KEY",
         is_chat_only: true,
     },
     Provider {
         decoder: "cohere_completions",
+        api: Api::Openai,
         base_url: "https://api.cohere.ai/compatibility/v1",
         api_key_env: "COHERE_API_KEY",
         is_chat_only: true,
     },
     Provider {
         decoder: "huggingface_api_completions",
+        api: Api::Openai,
         base_url: "https://router.huggingface.co/v1",
         api_key_env: "HUGGINGFACEHUB_API_TOKEN",
         is_chat_only: true,
@@ -99,6 +106,7 @@ impl Completions {
             return Err(options.refuse("", format!("`fn_completions`: `{decoder}` is not supported")).with_hint(hint));
         }
         let mut server = provider.map(|provider| EndpointOptions {
+            api: provider.api,
             base_url: provider.base_url.to_owned(),
             api_key_env: Some(provider.api_key_env.to_owned()),
             ..EndpointOptions::default()

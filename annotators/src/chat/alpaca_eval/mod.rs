@@ -87,7 +87,7 @@ pub struct AlpacaEvalConfig {
     /// A price table of one's own, laid over the one that comes with the program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_file: Option<PathBuf>,
-    /// The store of replies; unset: the one that all runs share.
+    /// The store of replies; unset: `judgements.db` in the cache folder, which all runs share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
     /// Ask again what failed for good before.

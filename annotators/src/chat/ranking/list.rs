@@ -24,6 +24,7 @@ register! {
 /// most `most_answers` answers to an instruction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct ListRankingConfig {
     /// Answers on a sheet at most, ≥ 2; the answers to an instruction beyond it go on further sheets.
     pub most_answers: usize,

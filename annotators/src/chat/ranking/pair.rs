@@ -22,6 +22,7 @@ register! {
 /// Options of `[annotator.ranking]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct RankingConfig {
     /// The name its annotations carry.
     pub name: String,

@@ -29,6 +29,7 @@ const NAMES: [&str; 2] = ["A", "B"];
 /// for the second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct RubricConfig {
     /// The name its annotations carry.
     pub name: String,

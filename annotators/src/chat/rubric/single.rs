@@ -24,6 +24,7 @@ const NAME: &str = "A";
 /// grades stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct RubricScoreConfig {
     /// The attribute whose grade is the score; unset: the weighted mean of all.
     #[serde(skip_serializing_if = "Option::is_none")]

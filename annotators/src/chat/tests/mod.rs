@@ -94,13 +94,16 @@ fn failures_are_told_apart_and_keep_what_was_said_and_paid() {
         text if text.contains("refuse") => filtered(),
         text if text.contains("ramble") => likely(&[("The", 0.9), ("It", 0.1)]),
         text if text.contains("plain") => said("m"),
+        text if text.contains("filter") => {
+            Reply::json(400, &serde_json::json!({ "error": { "message": "no", "code": "content_filter" } }))
+        }
         text if text.contains("crash") => Reply::text(500, "out of order"),
         text if text.contains("garbage") => Reply::text(200, "{\"choices\": [{"),
         _ => likely(&[("m", 1.0)]),
     });
     let judge = weighted(&server).build(&building(&desk)).expect("built");
     let ask: Vec<Comparison> =
-        ["refuse", "ramble", "plain", "crash", "garbage", "fine"].map(|word| comparison(0, word, "other")).to_vec();
+        ["refuse", "ramble", "plain", "crash", "garbage", "fine", "filter"].map(|word| comparison(0, word, "other")).to_vec();
     let results = desk.annotate(&*judge, &ask);
     let kinds: Vec<Option<ErrorKind>> = results.iter().map(|result| result.as_ref().err().map(|error| error.kind())).collect();
     let expected = [
@@ -110,6 +113,7 @@ fn failures_are_told_apart_and_keep_what_was_said_and_paid() {
         Some(ErrorKind::RemoteService),
         Some(ErrorKind::RemoteService),
         None,
+        Some(ErrorKind::RefusedAnswer),
     ];
     assert_eq!(kinds, expected);
     for (i, is_paid) in [(0, true), (1, true), (2, true), (3, false), (4, false)] {
