@@ -177,6 +177,7 @@ impl Asker {
         // Waiting for money may have taken a while.
         ctx.cancel.check()?;
         let started = Instant::now();
+        // An answer under way is paid for, so a wish to stop waits for it; what was not sent yet is not.
         let result = match question {
             Question::Chat(request) => self.client.unless_cancelled(self.client.chat(request), ctx.cancel).await,
             Question::Completion(request) => self.client.unless_cancelled(self.client.complete(request), ctx.cancel).await,
