@@ -89,7 +89,7 @@ impl Request {
     }
 
     /// The same, for the first place alone.
-    pub(crate) fn to_first(self) -> Self {
+    pub(crate) fn for_first(self) -> Self {
         Self { only_first: true, ..self }
     }
 

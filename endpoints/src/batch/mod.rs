@@ -199,7 +199,7 @@ impl Client {
     }
 
     async fn submit(&self, part: &Part) -> Result<String> {
-        let file = self.send_to_first(Request::upload(part), |json| id_of(json)).await?;
+        let file = self.send_to_first(Request::upload(part), id_of).await?;
         let body = json!({
             "input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h",
             "metadata": { NAME_KEY: part.name },
@@ -208,7 +208,7 @@ impl Client {
         loop {
             let body = body.clone();
             let create = Request::post(Route::api("batches"), 0, move || body.clone()).once();
-            let failure = match self.send_to_first(create, |json| id_of(json)).await {
+            let failure = match self.send_to_first(create, id_of).await {
                 Ok(id) => return Ok(id),
                 Err(failure) => failure,
             };
@@ -281,7 +281,7 @@ impl Client {
     }
 
     async fn lines_of(&self, file: &str) -> Result<Vec<Value>, Failure> {
-        let request = Request { largest_answer: 1 << 30, ..Request::get(Route::api(format!("files/{file}/content"))) }.to_first();
+        let request = Request { largest_answer: 1 << 30, ..Request::get(Route::api(format!("files/{file}/content"))) }.for_first();
         let read = |received: &crate::attempt::Received<'_>| {
             let text = received.text();
             let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -295,7 +295,7 @@ impl Client {
         request: Request,
         read: impl Fn(&Value) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<T, Failure> {
-        self.send(request.to_first(), read).await
+        self.send(request.for_first(), read).await
     }
 }
 
