@@ -281,7 +281,8 @@ impl Client {
     }
 
     async fn lines_of(&self, file: &str) -> Result<Vec<Value>, Failure> {
-        let request = Request { largest_answer: 1 << 30, ..Request::get(Route::api(format!("files/{file}/content"))) }.for_first();
+        let request =
+            Request { largest_answer: 1 << 30, ..Request::get(Route::api(format!("files/{file}/content"))) }.for_first();
         let read = |received: &crate::attempt::Received<'_>| {
             let text = received.text();
             let lines = text.lines().filter(|line| !line.trim().is_empty());

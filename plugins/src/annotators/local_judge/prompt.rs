@@ -94,7 +94,7 @@ impl JudgePrompt {
         let asked = asked(instruction);
         let render = |(i, role): (usize, &Role)| {
             let template = self.environment.get_template(&i.to_string()).expect("every message was compiled");
-            let content = template.render(context! { instruction => asked, output_1, output_2, first, second });
+            let content = template.render(context! { instruction => &asked, output_1, output_2, first, second });
             let content = content.map_err(|error| {
                 Error::invalid_config(format!("`messages[{i}].content`: {error}"))
                     .with_hint("a prompt can show `instruction`, `output_1`, `output_2`, `first` and `second`")
