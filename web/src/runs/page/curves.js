@@ -173,6 +173,7 @@ function nearestPoint(points, step) {
 // The numbers of one run, collected from the pieces of its log.
 class RunLog {
   constructor() {
+    this.reading = null; // the look that is under way
     this.forget();
   }
 

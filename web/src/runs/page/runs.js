@@ -96,16 +96,23 @@ function logOf(run) {
   return logs.get(run);
 }
 
-// Reads what is new in the log, a few pieces at a time.
+// Reads what is new in the log, a few pieces at a time. Views that ask at the same time wait for the same answer.
 async function readLog(run, pieces = 20) {
   const log = logOf(run);
+  log.reading ??= readPieces(run, log, pieces).finally(() => {
+    log.reading = null;
+  });
+  await log.reading;
+  return log;
+}
+
+async function readPieces(run, log, pieces) {
   for (let i = 0; i < pieces; i += 1) {
     const tail = await query("events", { run, from: log.next });
     const before = log.next;
     log.take(tail);
     if (tail.behind === 0 || tail.next === before) break;
   }
-  return log;
 }
 
 function stagesList(stages, log) {
