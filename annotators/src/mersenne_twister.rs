@@ -1,4 +1,4 @@
-//! MT19937, the generator behind Python's `random` and NumPy's `RandomState` (Matsumoto and Nishimura, 1998).
+//! MT19937, the generator behind Python's `random` (Matsumoto and Nishimura, 1998).
 //!
 //! For results that must equal theirs. Everything else draws from [`farmhand_core::Seed`].
 
@@ -13,7 +13,7 @@ pub(crate) struct MersenneTwister {
 }
 
 impl MersenneTwister {
-    /// Seeded by one number (`init_genrand`), as NumPy's `RandomState(seed)` is.
+    /// Seeded by one number (`init_genrand`).
     pub(crate) fn from_number(seed: u32) -> Self {
         let mut state = [seed; N];
         for i in 1..N {

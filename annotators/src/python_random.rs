@@ -1,8 +1,8 @@
-//! Python's `random.Random` and pandas' shuffle, number for number.
+//! Python's `random.Random`, number for number.
 //!
 //! AlpacaFarm and AlpacaEval draw the annotator of an example, the order of its answers and label noise with Python's generator,
 //! seeded by text. Whoever wants the same draws needs the same generator: CPython's `random.py` and `_randommodule.c`
-//! (3.2 and later), and NumPy's frozen `RandomState`.
+//! (3.2 and later).
 
 use sha2::{Digest, Sha512};
 
@@ -132,27 +132,6 @@ impl PythonRandom {
     }
 }
 
-/// The order in which pandas' `sample(frac=1, random_state=seed)` puts n rows (NumPy's `RandomState(seed).permutation(n)`).
-pub fn pandas_shuffle(seed: u32, n: usize) -> Vec<usize> {
-    let mut generator = MersenneTwister::from_number(seed);
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        let mask = u64::MAX >> (i as u64).leading_zeros();
-        let j = loop {
-            // From 2³² rows on, NumPy takes 64 bits at a time, the upper half first.
-            let drawn = match u32::try_from(i) {
-                Ok(_) => u64::from(generator.next_u32()),
-                Err(_) => (u64::from(generator.next_u32()) << 32) | u64::from(generator.next_u32()),
-            };
-            if drawn & mask <= i as u64 {
-                break (drawn & mask) as usize;
-            }
-        };
-        order.swap(i, j);
-    }
-    order
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,13 +181,6 @@ mod tests {
         assert!(n_texts >= 100, "{n_texts} texts");
     }
 
-    #[test]
-    fn rows_are_shuffled_as_pandas_does() {
-        assert_eq!(pandas_shuffle(0, 8), [6, 2, 1, 7, 3, 0, 5, 4]);
-        assert_eq!(pandas_shuffle(123, 8), [0, 1, 3, 7, 4, 2, 5, 6]);
-        assert_eq!(pandas_shuffle(0, 0), [0; 0]);
-    }
-
     proptest! {
         #[test]
         fn draws_stay_in_range(text: String, n in 1..100_usize, weights in prop::collection::vec(0.0..10.0, 1..9)) {
@@ -222,9 +194,6 @@ mod tests {
             random.shuffle(&mut order);
             order.sort_unstable();
             prop_assert_eq!(&order, &(0..n).collect::<Vec<_>>());
-            let mut rows = pandas_shuffle(n as u32, n);
-            rows.sort_unstable();
-            prop_assert_eq!(rows, order);
             let mut sampled = random.sample(n, n / 2);
             sampled.sort_unstable();
             sampled.dedup();
