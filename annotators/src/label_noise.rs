@@ -178,6 +178,29 @@ mod tests {
         assert_eq!(plain, desk.preferences(&*noisy(0.0, NoiseUnit::Instruction, Counting::new().0), &pairs));
     }
 
+    /// Prefers the second answer with three quarters.
+    struct Unsure;
+
+    #[async_trait]
+    impl Annotator for Unsure {
+        fn id(&self) -> &str {
+            "unsure"
+        }
+
+        async fn annotate(&self, comparisons: &[Comparison], _: &RunContext<'_>) -> Vec<Result<Annotation>> {
+            comparisons.iter().map(|_| Ok(Annotation::new("unsure", Preference::Graded(0.75)))).collect()
+        }
+    }
+
+    /// AlpacaEval mixes coins among graded verdicts without a mark; here each one is marked, and the others stay graded.
+    #[test]
+    fn coins_among_graded_verdicts_can_be_told_apart() {
+        let judged = Desk::new().annotations(&*noisy(0.25, NoiseUnit::Instruction, Unsure), &varied(100));
+        let (noised, graded): (Vec<_>, Vec<_>) = judged.into_iter().partition(|annotation| annotation.noised);
+        assert!(noised.len() > 30 && noised.iter().all(|a| matches!(a.preference, Preference::First | Preference::Second)));
+        assert!(graded.len() > 30 && graded.iter().all(|annotation| annotation.preference == Preference::Graded(0.75)));
+    }
+
     #[test]
     fn an_instruction_has_one_coin_and_a_pair_has_its_own() {
         let desk = Desk::new();
