@@ -97,6 +97,11 @@ impl Asker {
         Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, hopeless: OnceLock::new() })
     }
 
+    /// The server's client.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Asks `n` questions. `write` makes the i-th with the seed that tells its sample apart, `read` sees what came of it, as soon
     /// as that is there; what `read` makes of them comes back in the order of the questions.
     pub(crate) async fn ask<T: Send>(

@@ -6,7 +6,8 @@
 //! * An example's text never moves anything in the prompt (see [`prompt`](crate::chat::prompt)).
 //! * A batch whose reply does not hold exactly as many verdicts as examples fails as a whole, as in AlpacaEval; which examples share
 //!   a batch follows from their content and the seed, not from their position in a file. With `alone` each has a sheet of its own.
-//! * `tokens_to_avoid` and `tokens_to_favor` name texts whose token ids only the model's tokenizer knows; `logit_bias` takes ids.
+//! * `tokens_to_avoid` and `tokens_to_favor` name texts whose token ids only the model's tokenizer knows: the server is asked for
+//!   them, or `token_ids` has them; where neither helps, the judge is asked without and says so once. `logit_bias` takes ids.
 //! * Most of the models are retired: `model` or `models` name others, `server` another place.
 //! * Settings of a model that AlpacaEval would run by itself (`vllm_local_completions`, `huggingface_local_completions`) need a
 //!   `server` that serves it.
@@ -19,6 +20,7 @@ mod reader;
 mod settings;
 mod sheets;
 mod table;
+mod token_bias;
 mod yaml;
 
 #[cfg(test)]
@@ -48,6 +50,10 @@ register! {
     kind: Annotator, name: "alpaca_eval", config: AlpacaEvalConfig,
     summary: "a judge of AlpacaEval or AlpacaFarm, by its own settings and prompts",
     paper: "https://arxiv.org/abs/2305.14387",
+    presets: {
+        "alpaca_farm_pool": "AlpacaFarm's pool of thirteen, drawn as in its first version; its retired models' successors"
+            => AlpacaEvalConfig::alpaca_farm_pool(),
+    },
 }
 
 /// Options of `[annotator.alpaca_eval]`.
@@ -78,6 +84,10 @@ pub struct AlpacaEvalConfig {
     /// Show each example on a sheet of its own, the other places filled with padding: dearer, but a verdict then depends on its
     /// comparison alone.
     pub alone: bool,
+    /// The tokens of texts that the settings avoid or favour, by the model that is asked and the text, for servers that do not tell:
+    /// `{ "judge-7b" = { "Both" = [12] } }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub token_ids: BTreeMap<String, BTreeMap<String, Vec<u32>>>,
     /// Added to the logits of these token ids, in [−100, 100].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub logit_bias: BTreeMap<u32, f64>,
@@ -119,12 +129,24 @@ impl Default for AlpacaEvalConfig {
             seeding: Seeding::AlpacaEval,
             seeding_seed: 0,
             alone: false,
+            token_ids: BTreeMap::new(),
             logit_bias: BTreeMap::new(),
             prices: None,
             price_file: None,
             store: None,
             retry_failures: false,
         }
+    }
+}
+
+impl AlpacaEvalConfig {
+    /// The pool of AlpacaFarm's `annotator_pool_v0`: thirteen judges, of whom one is drawn for each instruction by the instruction and
+    /// its input. Its prompts are AlpacaFarm's, so `config` names their folder.
+    fn alpaca_farm_pool() -> Self {
+        let models =
+            [("gpt-4-0314", "gpt-4o"), ("gpt-3.5-turbo-0301", "gpt-3.5-turbo"), ("text-davinci-003", "gpt-3.5-turbo-instruct")];
+        let models = models.map(|(retired, successor)| (retired.to_owned(), successor.to_owned())).into();
+        Self { models, seeding: Seeding::AlpacaFarm01, ..Self::default() }
     }
 }
 

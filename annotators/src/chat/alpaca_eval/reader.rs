@@ -1,31 +1,31 @@
 //! One judge by its settings: writes its prompts, reads its replies.
 
 use std::collections::BTreeMap;
-use std::sync::Once;
 
 use farmhand_core::types::{Annotation, Comparison, Preference};
 use farmhand_core::{BuildContext, Error, Forecast, Result, RunContext};
-use farmhand_endpoints::{ChatRequest, CompletionRequest, Prices, Prompt as Text};
+use farmhand_endpoints::{ChatRequest, CompletionRequest, Decoding, Prices, Prompt as Text};
 use serde_json::{Value, json};
 
 use super::settings::JudgeSettings;
 use super::sheets::sheets;
+use super::token_bias::TokenBias;
 use super::{AlpacaEvalConfig, Route};
 use crate::chat::ask::{Asker, Purse, Question};
 use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::{Example, PlaceholderTemplate, Prompt};
+use crate::failures;
 use crate::seeding::{Draw, Seeding};
 
 /// A judge that is ready to be asked.
 pub(super) struct SettingsJudge {
     settings: JudgeSettings,
     asker: Asker,
+    bias: TokenBias,
     seeding: Seeding,
     seeding_seed: u64,
     alone: bool,
-    /// Told once: texts whose tokens the settings ban or favour, which is left out.
-    unbiased: Once,
 }
 
 impl SettingsJudge {
@@ -42,7 +42,7 @@ impl SettingsJudge {
         if let Some(model) = renamed {
             completions.model.clone_from(model);
         }
-        completions.decoding.logit_bias.clone_from(&options.logit_bias);
+        let bias = TokenBias::new(&settings.name, completions, options);
         // Another server than the settings' is asked as that server is, not as their provider would be.
         let is_chat_only = completions.is_chat_only && options.server.is_none();
         let per_million = |price: f64| Prices { prompt: price * 1e6, cached_prompt: None, completion: price * 1e6 };
@@ -54,30 +54,17 @@ impl SettingsJudge {
         let (price_file, store) = (options.price_file.as_deref(), options.store.as_deref());
         let asker = Asker::new(&server, Purse { prices, price_file, store, retry_failures: options.retry_failures }, ctx)?;
         let (seeding, seeding_seed, alone) = (options.seeding, options.seeding_seed, options.alone);
-        Ok(Self { settings, asker, seeding, seeding_seed, alone, unbiased: Once::new() })
+        Ok(Self { settings, asker, bias, seeding, seeding_seed, alone })
     }
 
     pub(super) fn id(&self) -> &str {
         &self.settings.name
     }
 
-    /// Says once what of the settings is left out.
-    fn warn(&self, ctx: &RunContext<'_>) {
-        let completions = &self.settings.completions;
-        let biased = !completions.tokens_to_avoid.is_empty() || !completions.tokens_to_favor.is_empty();
-        if biased && completions.decoding.logit_bias.is_empty() {
-            self.unbiased.call_once(|| {
-                ctx.events.warn(&format!(
-                    "judge `{}`: `tokens_to_avoid` and `tokens_to_favor` are left out, for they name texts; `logit_bias` takes the \
-                     model's token ids",
-                    self.settings.name
-                ));
-            });
-        }
-    }
-
     pub(super) async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        self.warn(ctx);
+        if let Err(error) = self.bias.find(self.asker.client(), ctx).await {
+            return failures::repeat(&error, comparisons.len());
+        }
         let sheets = self.sheets(comparisons, ctx);
         judge(self, &self.asker, comparisons, &sheets, ctx).await
     }
@@ -173,7 +160,8 @@ const RANKS: &str = "ordered_models";
 impl SettingsJudge {
     fn question(&self, prompt: Prompt) -> Question {
         let completions = &self.settings.completions;
-        let (model, decoding) = (completions.model.clone(), completions.decoding.clone());
+        let logit_bias = self.bias.biases().clone();
+        let (model, decoding) = (completions.model.clone(), Decoding { logit_bias, ..completions.decoding.clone() });
         match prompt {
             Prompt::Chat(messages) => Question::Chat(ChatRequest {
                 decoding,
