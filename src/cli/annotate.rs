@@ -30,6 +30,11 @@ impl From<SeedingArg> for Seeding {
     }
 }
 
+/// Whose draws pair the answers and toss the coins of label noise.
+fn seeding(args: &AnnotateArgs) -> Seeding {
+    args.seeding.map(Seeding::from).unwrap_or_default()
+}
+
 /// `farmhand annotate`.
 pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let spec = with_noise(seeded_spec(args)?, args)?;
@@ -41,7 +46,7 @@ pub(super) fn annotate(args: &AnnotateArgs, cli: &Cli, terminal: Terminal) -> Re
         [&args.data, &args.samples, &args.outputs, &args.reference].into_iter().flatten().map(PathBuf::as_path).collect();
     let options = json!({
         "annotator": to_json(&spec),
-        "pairs": [to_json(&Seeding::from(args.seeding)), json!(args.seeding_seed), json!(args.all_pairs), json!(args.ordered)],
+        "pairs": [to_json(&seeding(args)), json!(args.seeding_seed), json!(args.all_pairs), json!(args.ordered)],
         "files": files.len(),
         "formats": args.format.iter().map(|format| file_of(*format)).collect::<Vec<_>>(),
     });
@@ -93,15 +98,18 @@ fn dry_run(
     if cli.json { super::print_json(&forecast) } else { super::print(&pipeline::describe_forecast(&forecast)) }
 }
 
-/// The annotator; its own draws are seeded as the command line says, unless `--set` says otherwise.
+/// The annotator; its own draws are seeded as the command line says, if it does and `--set` does not say otherwise.
 fn seeded_spec(args: &AnnotateArgs) -> Result<AnnotatorSpec> {
     let name = args.judge.annotator.as_str();
     let spec = annotator_spec(name, &args.common)?;
+    let Some(seeding) = args.seeding.map(Seeding::from) else {
+        return Ok(spec);
+    };
     let defaults = find_component(ComponentKind::Annotator, name).map(|info| (info.defaults)()).unwrap_or_default();
     let defaults: Value = serde_json::from_str(&defaults).unwrap_or_default();
     let is_set = |key: &str| args.common.set.iter().any(|set| set.split('=').next().is_some_and(|path| path.trim() == key));
     let mut options = to_json(&spec)[name].take();
-    let chosen = [("seeding", to_json(&Seeding::from(args.seeding))), ("seeding_seed", json!(args.seeding_seed))];
+    let chosen = [("seeding", to_json(&seeding)), ("seeding_seed", json!(args.seeding_seed))];
     for (key, value) in chosen {
         if defaults.get(key).is_some() && !is_set(key) {
             options[key] = value;
@@ -115,8 +123,7 @@ fn with_noise(spec: AnnotatorSpec, args: &AnnotateArgs) -> Result<AnnotatorSpec>
     let Some(p) = args.noise else {
         return Ok(spec);
     };
-    let seeding = Seeding::from(args.seeding);
-    let options = json!({ "p": p, "seeding": seeding, "seeding_seed": args.seeding_seed, "inner": to_json(&spec) });
+    let options = json!({ "p": p, "seeding": seeding(args), "seeding_seed": args.seeding_seed, "inner": to_json(&spec) });
     let spec = AnnotatorSpec::from_json("label_noise", &options.to_string())?;
     refuse(&spec.problems(), ComponentKind::Annotator, "label_noise")?;
     Ok(spec)
@@ -130,7 +137,7 @@ fn comparisons(args: &AnnotateArgs, ctx: &RunContext<'_>) -> Result<Vec<Comparis
         note_left_out(&report, ctx);
         Ok(completions)
     };
-    let seeding = Seeding::from(args.seeding);
+    let seeding = seeding(args);
     if let Some(path) = &args.samples {
         let samples = completions(path)?;
         let pairs = if args.all_pairs { PairsPerInstruction::All } else { PairsPerInstruction::One };

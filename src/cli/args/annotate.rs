@@ -45,11 +45,11 @@ pub struct AnnotateArgs {
     /// Replace a share of 2P of the verdicts by a fair coin, so that a share P is flipped, in [0, 0.5].
     #[arg(long, value_name = "P")]
     pub noise: Option<f64>,
-    /// Whose random draws: farmhand's own, or those of a Python program.
-    #[arg(long, value_enum, default_value_t = SeedingArg::Farmhand)]
-    pub seeding: SeedingArg,
+    /// Whose random draws: farmhand's own, or those of a Python program. Unset: farmhand's, but the annotator's as its options say.
+    #[arg(long, value_enum)]
+    pub seeding: Option<SeedingArg>,
     /// The seed of the Python program; farmhand's own draws follow `--seed`.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "seeding")]
     pub seeding_seed: u64,
     /// Write the judgements in this form, too. May be repeated.
     #[arg(long, value_enum)]
