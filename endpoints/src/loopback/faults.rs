@@ -236,10 +236,9 @@ impl Shared {
             let question = hasher.finish();
             let fault = self.begin(question);
             let result = self.reply(&mut stream, &body, fault).await;
-            self.end(question, matches!(result, Ok(true)));
-            if !result?
-                && fault.is_some_and(|fault| matches!(fault, Fault::Hang | Fault::SlowDrip | Fault::Reset | Fault::CutOff))
-            {
+            self.end(question, fault, result.is_ok());
+            result?;
+            if fault.is_some_and(|fault| matches!(fault, Fault::Hang | Fault::SlowDrip | Fault::Reset | Fault::CutOff)) {
                 return Ok(());
             }
         }
@@ -253,20 +252,25 @@ impl Shared {
         let counts = tally.questions.entry(question).or_default();
         counts.n_asked += 1;
         let fault = self.plan.draw(question, counts.n_asked);
+        // Counted before its last byte leaves: whoever has read the answer finds it in the tally.
+        counts.n_answered += u32::from(fault.is_none_or(Fault::is_an_answer));
         if let Some(fault) = fault {
             *tally.faults.entry(fault).or_default() += 1;
         }
         fault
     }
 
-    fn end(&self, question: u64, is_answered: bool) {
+    /// Takes an answer that could not be sent out of the tally again.
+    fn end(&self, question: u64, fault: Option<Fault>, is_sent: bool) {
         let mut tally = self.lock();
         tally.n_now -= 1;
-        tally.questions.entry(question).or_default().n_answered += u32::from(is_answered);
+        if !is_sent && fault.is_none_or(Fault::is_an_answer) {
+            tally.questions.entry(question).or_default().n_answered -= 1;
+        }
     }
 
-    /// Does what the request meets; says whether a whole answer went out.
-    async fn reply(&self, stream: &mut TcpStream, body: &[u8], fault: Option<Fault>) -> std::io::Result<bool> {
+    /// Does what the request meets.
+    async fn reply(&self, stream: &mut TcpStream, body: &[u8], fault: Option<Fault>) -> std::io::Result<()> {
         if !self.plan.latency.is_zero() {
             tokio::time::sleep(self.plan.latency).await;
         }
@@ -316,7 +320,7 @@ impl Shared {
             Some(Fault::CutOff) => stream.write_all(&reply.as_bytes()[..reply.len() - text.len() / 2]).await?,
             _ => stream.write_all(reply.as_bytes()).await?,
         }
-        Ok(fault.is_none_or(Fault::is_an_answer))
+        Ok(())
     }
 }
 
