@@ -301,7 +301,8 @@ mod tests {
     }
 
     fn short(config: LocalJudgeConfig) -> LocalJudgeConfig {
-        LocalJudgeConfig { prompt: Some("short.toml".into()), cue: String::new(), ..config }
+        let format = Some(PromptFormat::None);
+        LocalJudgeConfig { format, prompt: Some("short.toml".into()), cue: String::new(), ..config }
     }
 
     #[test]
