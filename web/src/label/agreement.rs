@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use farmhand_evaluators::agreement::krippendorff::{self, Level};
+use farmhand_evaluators::agreement::{Ratings, raw};
 use serde::Serialize;
 
 use super::book::Book;
@@ -56,25 +58,18 @@ pub(crate) fn agreement(book: &Book, n_items: usize) -> Agreement {
 }
 
 fn of_votes(items: impl Iterator<Item = Vec<Verdict>>) -> Agreement {
-    let kinds = [Verdict::First, Verdict::Second, Verdict::Tie];
-    let (mut n_items, mut n_same, mut n_pairs) = (0, 0, 0);
-    // Krippendorff's coincidences: each item weighs as much as it has votes.
-    let (mut n_votes, mut of_kind, mut agreeing) = (0.0, [0.0; 3], 0.0);
-    for votes in items.filter(|votes| votes.len() >= 2) {
-        n_items += 1;
-        let n = votes.len();
-        let counts = kinds.map(|kind| votes.iter().filter(|vote| **vote == kind).count());
-        n_pairs += n * (n - 1) / 2;
-        n_same += counts.iter().map(|count| count * count.saturating_sub(1) / 2).sum::<usize>();
-        n_votes += n as f64;
-        for (total, count) in of_kind.iter_mut().zip(counts) {
-            *total += count as f64;
-            agreeing += (count * count.saturating_sub(1)) as f64 / (n - 1) as f64;
-        }
+    let value = |vote: &Verdict| vote.preference().map(|preference| preference.p_second());
+    // Who voted does not matter here: the n-th column holds the n-th votes.
+    let mut values: Vec<Vec<Option<f64>>> =
+        items.filter(|votes| votes.len() >= 2).map(|votes| votes.iter().map(value).collect()).collect();
+    let n_most = values.iter().map(Vec::len).max().unwrap_or(0);
+    values.iter_mut().for_each(|row| row.resize(n_most, None));
+    let ratings = Ratings { raters: vec![String::new(); n_most], values };
+    Agreement {
+        n_items: ratings.values.len(),
+        observed: raw::observed(&ratings),
+        alpha: krippendorff::alpha(&ratings, Level::Nominal),
     }
-    let expected_disagreement = n_votes * n_votes - of_kind.iter().map(|total| total * total).sum::<f64>();
-    let alpha = (expected_disagreement > 0.0).then(|| 1.0 - (n_votes - 1.0) * (n_votes - agreeing) / expected_disagreement);
-    Agreement { n_items, observed: share(n_same, n_pairs), alpha }
 }
 
 /// The figures of every rater, by name.
