@@ -8,6 +8,7 @@ mod bench;
 mod checkpoint;
 mod describe;
 mod estimate;
+mod evaluate;
 mod init;
 mod judgements;
 mod label;
@@ -45,7 +46,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Annotate(args) => annotate::annotate(args, cli, terminal),
         Command::Label(args) => label::label(args, cli, &terminal),
         Command::Generate(args) => samples::generate(args, cli, terminal),
-        Command::Evaluate(args) => samples::evaluate(args, cli, terminal),
+        Command::Evaluate(args) => evaluate::evaluate(args, cli, terminal),
         Command::Agreement(args) => agreement::agreement(args, cli, &terminal),
         Command::Report(args) => report::report(args, cli),
         Command::Serve(args) => serve::serve(args, cli, &terminal),

@@ -4,6 +4,7 @@
 mod agreement;
 mod annotate;
 mod checkpoint;
+mod evaluate;
 mod inspect;
 mod judgements;
 mod pages;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use agreement::*;
 pub use annotate::*;
 pub use checkpoint::*;
+pub use evaluate::*;
 pub use inspect::*;
 pub use judgements::*;
 pub use pages::*;
@@ -341,33 +343,6 @@ pub struct GenerateArgs {
     /// Sampling.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Common options.
-    #[command(flatten)]
-    pub common: Common,
-}
-
-/// `farmhand evaluate`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  farmhand evaluate --outputs dpo/completions.jsonl --reference sft/completions.jsonl --out eval --model my-sft
-  farmhand evaluate --judgements annotations.json --out eval")]
-pub struct EvaluateArgs {
-    /// The evaluated model's answers.
-    #[arg(long, requires = "reference", conflicts_with = "judgements")]
-    pub outputs: Option<PathBuf>,
-    /// The reference's answers.
-    #[arg(long)]
-    pub reference: Option<PathBuf>,
-    /// Finished judgements (ours or AlpacaEval's) instead of answers to judge.
-    #[arg(long, required_unless_present = "outputs")]
-    pub judgements: Option<PathBuf>,
-    /// The folder to write `judgements.jsonl` and `report.json` to.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Judges.
-    #[command(flatten)]
-    pub judge: JudgeArgs,
     /// Common options.
     #[command(flatten)]
     pub common: Common,
