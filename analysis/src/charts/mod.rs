@@ -7,6 +7,7 @@ mod axis;
 mod canvas;
 mod curves;
 mod font;
+mod labels;
 mod length_win_rate;
 mod palette;
 mod raster;
