@@ -36,36 +36,27 @@ pub fn chunked<T, R: Serialize + DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::StageDir;
-    use crate::{CancelFlag, Device, NoEvents, PollingExecutor, Seed};
+    use crate::run::testing::with_stage;
 
     #[test]
     fn finished_chunks_are_not_worked_on_again() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (stage, cancel) = (StageDir::create(dir.path().join("stage")).expect("made"), CancelFlag::new());
-        let ctx = RunContext {
-            stage: &stage,
-            seed: Seed::root(0),
-            device: Device::Cpu,
-            events: &NoEvents,
-            cancel: &cancel,
-            executor: &PollingExecutor,
-        };
         let items: Vec<u32> = (0..7).collect();
         let double = |chunk: &[u32]| Ok(chunk.iter().map(|n| n * 2).collect::<Vec<_>>());
         let mut seen = Vec::new();
-        let stopped = chunked(&items, 3, "numbers.jsonl", &ctx, |chunk| {
-            if chunk[0] == 3 {
-                return Err(crate::Error::cancelled());
-            }
-            double(chunk)
+        with_stage(|ctx| {
+            let stopped = chunked(&items, 3, "numbers.jsonl", ctx, |chunk| {
+                if chunk[0] == 3 {
+                    return Err(crate::Error::cancelled());
+                }
+                double(chunk)
+            });
+            assert!(stopped.expect_err("stopped").is_cancelled());
+            let all = chunked(&items, 3, "numbers.jsonl", ctx, |chunk| {
+                seen.push(chunk.to_vec());
+                double(chunk)
+            });
+            assert_eq!(all.expect("done"), [0, 2, 4, 6, 8, 10, 12]);
         });
-        assert!(stopped.expect_err("stopped").is_cancelled());
-        let all = chunked(&items, 3, "numbers.jsonl", &ctx, |chunk| {
-            seen.push(chunk.to_vec());
-            double(chunk)
-        });
-        assert_eq!(all.expect("done"), [0, 2, 4, 6, 8, 10, 12]);
         assert_eq!(seen, [vec![3, 4, 5], vec![6]]);
     }
 }

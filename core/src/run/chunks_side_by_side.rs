@@ -98,8 +98,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::run::StageDir;
-    use crate::{CancelFlag, Device, Error, NoEvents, PollingExecutor, Seed};
+    use crate::Error;
+    use crate::run::testing::with_stage;
 
     /// Gives way so many times.
     async fn give_way(n: u32) {
@@ -113,13 +113,6 @@ mod tests {
             Poll::Pending
         })
         .await;
-    }
-
-    fn with_stage(test: impl FnOnce(&RunContext<'_>)) {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (stage, cancel) = (StageDir::create(dir.path().join("stage")).expect("made"), CancelFlag::new());
-        let (seed, device, executor) = (Seed::root(0), Device::Cpu, &PollingExecutor);
-        test(&RunContext { stage: &stage, seed, device, events: &NoEvents, cancel: &cancel, executor });
     }
 
     #[test]

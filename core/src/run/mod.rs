@@ -15,6 +15,8 @@ mod manifest;
 mod run_dir;
 mod shared_journal;
 mod stage_dir;
+#[cfg(test)]
+mod testing;
 
 pub use atomic::{write_atomic, write_dir_atomic};
 pub use chunked::chunked;
