@@ -170,8 +170,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_however_split, assert_turns_preferences, fast_optim, learn_from, pair_records,
-        pairs, small_lora, tiny_checkpoint,
+        Stage, assert_resumes_exactly_also_with_an_adapter, assert_same_however_split, assert_turns_preferences, fast_optim,
+        pair_records, pairs, tiny_checkpoint,
     };
 
     fn config() -> CpoConfig {
@@ -230,11 +230,13 @@ mod tests {
     fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
-        for lora in [None, Some(small_lora())] {
-            let mut config = config();
-            config.train.passes.lora = lora;
-            assert_resumes_exactly("cpo/loss", 9, |ctx| learn_from(&config, &init, Feedback::Preferences(&pairs(10)), ctx));
-        }
+        assert_resumes_exactly_also_with_an_adapter(
+            "cpo/loss",
+            config(),
+            |c| &mut c.train,
+            &init,
+            Feedback::Preferences(&pairs(10)),
+        );
         let smoothed = CpoLoss::Conservative { label_smoothing: 0.5 };
         let wrong = CpoConfig { beta: 0.0, loss: smoothed, nll_weight: 0.0, nll_reduction: Reduction::SeqSum, ..config() };
         let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();

@@ -169,8 +169,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Stage, assert_ranks, assert_resumes_exactly, assert_same_however_split, fast_optim, learn_from, ranked_lists, small_lora,
-        tiny_checkpoint, with_context,
+        Stage, assert_ranks, assert_resumes_exactly_also_with_an_adapter, assert_same_however_split, fast_optim, learn_from,
+        ranked_lists, tiny_checkpoint, with_context,
     };
     use crate::training::Record;
 
@@ -255,11 +255,7 @@ mod tests {
     fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
         let base = Stage::new();
         let (init, lists) = (tiny_checkpoint(&base), ranked_lists(10));
-        for lora in [None, Some(small_lora())] {
-            let mut config = config();
-            config.train.passes.lora = lora;
-            assert_resumes_exactly("pro/loss", 9, |ctx| learn_from(&config, &init, Feedback::RankedLists(&lists), ctx));
-        }
+        assert_resumes_exactly_also_with_an_adapter("pro/loss", config(), |c| &mut c.train, &init, Feedback::RankedLists(&lists));
         let wrong = ProConfig { gap_temperatures: false, gap_scale: 2.0, imitation_weight: -1.0, ..config() };
         let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, ["gap_scale", "imitation_weight"]);

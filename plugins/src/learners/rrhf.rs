@@ -177,8 +177,8 @@ mod tests {
     use super::*;
     use crate::rl::ranked_lists::RankedPlaces;
     use crate::testing::{
-        Stage, assert_ranks, assert_resumes_exactly, assert_same_however_split, fast_optim, learn_from, ranked_lists, small_lora,
-        tiny_checkpoint, with_context,
+        Stage, assert_ranks, assert_resumes_exactly_also_with_an_adapter, assert_same_however_split, fast_optim, learn_from,
+        ranked_lists, tiny_checkpoint, with_context,
     };
 
     fn config() -> RrhfConfig {
@@ -263,11 +263,13 @@ mod tests {
     fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
         let base = Stage::new();
         let (init, lists) = (tiny_checkpoint(&base), ranked_lists(10));
-        for lora in [None, Some(small_lora())] {
-            let mut config = config();
-            config.train.passes.lora = lora;
-            assert_resumes_exactly("rrhf/loss", 9, |ctx| learn_from(&config, &init, Feedback::RankedLists(&lists), ctx));
-        }
+        assert_resumes_exactly_also_with_an_adapter(
+            "rrhf/loss",
+            config(),
+            |c| &mut c.train,
+            &init,
+            Feedback::RankedLists(&lists),
+        );
         let wrong = RrhfConfig { ranking_weight: 0.0, imitation_weight: 0.0, ..config() };
         assert_eq!(wrong.problems()[0].path, "ranking_weight");
         assert!(RrhfConfig::released().problems().is_empty());

@@ -24,7 +24,7 @@ pub(crate) use self::splits::{
     SPLITS, assert_same_gradients, assert_same_however_split, assert_same_step_however_split, split_step, take_gradients,
 };
 use crate::reward_models::LikelihoodConfig;
-use crate::training::Record;
+use crate::training::{Record, TrainOptions};
 
 /// A stage in a temporary folder.
 pub(crate) struct Stage {
@@ -340,6 +340,21 @@ pub(crate) fn assert_resumes_exactly(scalar: &str, step: u64, run: impl Fn(&RunC
         let (all, rest) = (events.scalars(scalar), again.scalars(scalar));
         assert!(!rest.is_empty() && rest.len() < all.len(), "{} of {} steps were repeated", rest.len(), all.len());
         assert_eq!(rest, all[all.len() - rest.len()..]);
+    }
+}
+
+/// [`assert_resumes_exactly`] at step 9, with all weights and with an adapter; `train` is where the options hold what learners
+/// share.
+pub(crate) fn assert_resumes_exactly_also_with_an_adapter<C: LearnerConfig>(
+    scalar: &str,
+    mut config: C,
+    train: impl Fn(&mut C) -> &mut TrainOptions,
+    init: &Checkpoint,
+    feedback: Feedback<'_>,
+) {
+    for lora in [None, Some(small_lora())] {
+        train(&mut config).passes.lora = lora;
+        assert_resumes_exactly(scalar, 9, |ctx| learn_from(&config, init, feedback, ctx));
     }
 }
 

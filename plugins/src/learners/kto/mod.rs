@@ -267,8 +267,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Stage, assert_resumes_exactly, assert_same_however_split, disliked_pairs, fast_optim, learn_from, likelihood_margins,
-        pairs, small_lora, tiny_checkpoint,
+        Stage, assert_resumes_exactly, assert_resumes_exactly_also_with_an_adapter, assert_same_however_split, disliked_pairs,
+        fast_optim, learn_from, likelihood_margins, pairs, tiny_checkpoint,
     };
 
     pub(super) fn config() -> KtoConfig {
@@ -347,11 +347,13 @@ mod tests {
     fn a_stopped_or_killed_run_continues_to_the_same_bytes_also_with_an_adapter() {
         let base = Stage::new();
         let init = tiny_checkpoint(&base);
-        for lora in [None, Some(small_lora())] {
-            let mut config = config();
-            config.train.passes.lora = lora;
-            assert_resumes_exactly("kto/loss", 9, |ctx| learn_from(&config, &init, Feedback::Preferences(&pairs(10)), ctx));
-        }
+        assert_resumes_exactly_also_with_an_adapter(
+            "kto/loss",
+            config(),
+            |c| &mut c.train,
+            &init,
+            Feedback::Preferences(&pairs(10)),
+        );
         for bco_delta in [BcoDelta::RunningMean, BcoDelta::Step] {
             let bco = KtoConfig { loss: LabelLoss::Bco, bco_delta, ..config() };
             assert_resumes_exactly("kto/reference_point", 9, |ctx| {
