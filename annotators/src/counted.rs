@@ -70,11 +70,10 @@ impl Annotator for CountedAnnotator {
 
 #[cfg(test)]
 mod tests {
-    use farmhand_core::run::StageDir;
     use farmhand_core::types::{Instruction, Preference};
-    use farmhand_core::{CancelFlag, Device, NoEvents, PollingExecutor, Seed};
 
     use super::*;
+    use crate::testing::Desk;
 
     /// Judges all but those whose first answer is empty.
     struct Judge;
@@ -96,16 +95,8 @@ mod tests {
 
     #[test]
     fn a_comparison_counts_once_also_when_asked_again_after_an_interruption() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (stage, cancel) = (StageDir::create(dir.path().join("stage")).expect("made"), CancelFlag::new());
-        let ctx = RunContext {
-            stage: &stage,
-            seed: Seed::root(0),
-            device: Device::Cpu,
-            events: &NoEvents,
-            cancel: &cancel,
-            executor: &PollingExecutor,
-        };
+        let desk = Desk::new();
+        let ctx = desk.context(0);
         let compare = |first: &str, second: &str| Comparison::new(Instruction::new("i", None), first, second);
         let ask = |comparisons: &[Comparison]| {
             let (annotator, judged) = CountedAnnotator::around(Box::new(Judge), &ctx).expect("opened");

@@ -10,26 +10,16 @@ use crate::server_url::ServerUrl;
 
 /// Where servers are and how they are asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct EndpointOptions {
     /// The interface that the server speaks: `openai`, the default, or `anthropic`.
     pub api: Api,
     /// The server's address up to and with `/v1`, as OpenAI's own client takes it.
     pub base_url: String,
-    /// The environment variable that holds the API key; unset: no key is sent. Several keys, separated by commas, share the
-    /// requests, and when one is refused the others go on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
-    /// The file that holds the API key, or several, one a line, instead of an environment variable. Others than its owner and
-    /// group must not be able to read it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    /// The organisation that pays, sent as `OpenAI-Organization`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub organization: Option<String>,
-    /// The project that pays, sent as `OpenAI-Project`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub project: Option<String>,
+    /// As whom it is asked.
+    #[serde(flatten)]
+    pub account: Account,
     /// Further places that serve the same model: requests go to whichever is least busy, and when one fails, to the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<FurtherEndpoint>,
@@ -58,6 +48,26 @@ pub struct EndpointOptions {
     pub grace_secs: f64,
 }
 
+/// As whom a server is asked, and who pays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Account {
+    /// The environment variable that holds the API key; unset: no key is sent. Several keys, separated by commas, share the
+    /// requests, and when one is refused the others go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// The file that holds the API key, or several, one a line, instead of an environment variable. Others than its owner and
+    /// group must not be able to read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+    /// The organisation that pays, sent as `OpenAI-Organization`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// The project that pays, sent as `OpenAI-Project`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+}
+
 /// The interface that a server speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -71,30 +81,22 @@ pub enum Api {
 
 /// A further place that serves the same model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct FurtherEndpoint {
     /// Its address; unset: the same, for another key or organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// The environment variable that holds its API key, or several, separated by commas.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
-    /// The file that holds its API key, or several, one a line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    /// The organisation that pays, sent as `OpenAI-Organization`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub organization: Option<String>,
-    /// The project that pays, sent as `OpenAI-Project`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub project: Option<String>,
+    /// As whom it is asked.
+    #[serde(flatten)]
+    pub account: Account,
     /// Its share of the requests beside a key of the first endpoint, which has 1; > 0.
     pub weight: f64,
 }
 
 impl Default for FurtherEndpoint {
     fn default() -> Self {
-        Self { base_url: None, api_key_env: None, api_key_file: None, organization: None, project: None, weight: 1.0 }
+        Self { base_url: None, account: Account::default(), weight: 1.0 }
     }
 }
 
@@ -103,10 +105,7 @@ impl Default for EndpointOptions {
         Self {
             api: Api::Openai,
             base_url: "http://127.0.0.1:8000/v1".to_owned(),
-            api_key_env: None,
-            api_key_file: None,
-            organization: None,
-            project: None,
+            account: Account::default(),
             endpoints: Vec::new(),
             max_concurrent: 32,
             requests_per_minute: None,
@@ -123,8 +122,8 @@ impl Default for EndpointOptions {
 impl EndpointOptions {
     /// Everything out of range, paths relative to these options.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = place_problems(Some(&self.base_url), self.api_key_env.as_deref(), self.api_key_file.is_some());
-        problems.extend(header_problems(self.organization.as_deref(), self.project.as_deref()));
+        let mut problems = address_problems(&self.base_url);
+        problems.extend(self.account.problems());
         for (i, endpoint) in self.endpoints.iter().enumerate() {
             problems.extend(endpoint.problems().into_iter().map(|problem| problem.under(&format!("endpoints.{i}"))));
         }
@@ -151,41 +150,49 @@ impl EndpointOptions {
 
 impl FurtherEndpoint {
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = place_problems(self.base_url.as_deref(), self.api_key_env.as_deref(), self.api_key_file.is_some());
-        problems.extend(header_problems(self.organization.as_deref(), self.project.as_deref()));
+        let mut problems = self.base_url.as_deref().map(address_problems).unwrap_or_default();
+        problems.extend(self.account.problems());
         if !(self.weight > 0.0 && self.weight.is_finite()) {
             problems.push(Problem::new("weight", format!("expected a number > 0, got {}", self.weight)));
         }
-        let says_something = self.base_url.is_some() || self.api_key_env.is_some() || self.api_key_file.is_some();
-        if !says_something && self.organization.is_none() && self.project.is_none() {
+        if self.base_url.is_none() && self.account == Account::default() {
             problems.push(Problem::new("", "names neither an address nor a key, so it is the first endpoint again"));
         }
         problems
     }
 }
 
-fn place_problems(base_url: Option<&str>, api_key_env: Option<&str>, has_file: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if let Some(Err(message)) = base_url.map(ServerUrl::parse) {
-        problems.push(Problem::new("base_url", message).with_hint("for example `http://127.0.0.1:8000/v1`"));
+impl Account {
+    /// Whether it has a key of its own.
+    pub(crate) fn has_key(&self) -> bool {
+        self.api_key_env.is_some() || self.api_key_file.is_some()
     }
-    if let Some(name) = api_key_env {
-        if name.is_empty() || name.contains(['=', '\0', ' ', ',']) {
-            let message = "expected the name of an environment variable";
-            problems.push(Problem::new("api_key_env", message).with_hint("the key itself never stands in a configuration"));
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(name) = &self.api_key_env {
+            if name.is_empty() || name.contains(['=', '\0', ' ', ',']) {
+                let message = "expected the name of an environment variable";
+                problems.push(Problem::new("api_key_env", message).with_hint("the key itself never stands in a configuration"));
+            }
+            if self.api_key_file.is_some() {
+                problems.push(Problem::new("api_key_file", "expected nothing beside `api_key_env`: a key comes from one place"));
+            }
         }
-        if has_file {
-            problems.push(Problem::new("api_key_file", "expected nothing beside `api_key_env`: a key comes from one place"));
+        let is_wrong = |text: &str| text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic());
+        for (path, text) in [("organization", &self.organization), ("project", &self.project)] {
+            if text.as_deref().is_some_and(is_wrong) {
+                problems.push(Problem::new(path, "expected an id of letters, digits, `-` and `_`"));
+            }
         }
+        problems
     }
-    problems
 }
 
-fn header_problems(organization: Option<&str>, project: Option<&str>) -> Vec<Problem> {
-    let entries = [("organization", organization), ("project", project)];
-    let is_wrong = |text: &str| text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic());
-    let wrong = entries.into_iter().filter(|(_, text)| text.is_some_and(is_wrong));
-    wrong.map(|(path, _)| Problem::new(path, "expected an id of letters, digits, `-` and `_`")).collect()
+fn address_problems(base_url: &str) -> Vec<Problem> {
+    let wrong = ServerUrl::parse(base_url).err();
+    let problem = |message| Problem::new("base_url", message).with_hint("for example `http://127.0.0.1:8000/v1`");
+    wrong.into_iter().map(problem).collect()
 }
 
 #[cfg(test)]
@@ -197,10 +204,12 @@ mod tests {
         assert_eq!(EndpointOptions::default().problems(), []);
         let options = EndpointOptions {
             base_url: "localhost:8000".to_owned(),
-            api_key_env: Some("sk-12 34".to_owned()),
-            api_key_file: Some("key".into()),
-            organization: Some(String::new()),
-            project: Some("a b".to_owned()),
+            account: Account {
+                api_key_env: Some("sk-12 34".to_owned()),
+                api_key_file: Some("key".into()),
+                organization: Some(String::new()),
+                project: Some("a b".to_owned()),
+            },
             endpoints: vec![
                 FurtherEndpoint { base_url: Some("ftp://h".to_owned()), weight: 0.0, ..FurtherEndpoint::default() },
                 FurtherEndpoint::default(),

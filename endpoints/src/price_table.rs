@@ -1,11 +1,12 @@
 //! What models cost, by name and date: a table that comes with the program, and a user's own over it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use farmhand_core::{Error, Result};
-use serde::Deserialize;
+use farmhand_core::{BuildContext, Error, Problem, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::date::Date;
 use crate::usage::{Prices, Usage};
@@ -129,6 +130,34 @@ pub struct Pricing {
 struct Unknown {
     told: BTreeSet<String>,
     untold: BTreeSet<String>,
+}
+
+/// What tokens cost, as whoever pays for a server's answers sets it. Others' options take these in with `#[serde(flatten)]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PriceOptions {
+    /// What tokens cost; unset: what the price table says of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+    /// A price table of one's own, laid over the one that comes with the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_file: Option<PathBuf>,
+}
+
+impl PriceOptions {
+    /// Everything out of range, paths relative to the table that holds these options.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.prices.iter().flat_map(Prices::problems).map(|problem| problem.under("prices")).collect()
+    }
+
+    /// The prices by these options.
+    ///
+    /// # Errors
+    /// As [`PriceTable::read`].
+    pub fn pricing(&self, ctx: &BuildContext<'_>) -> Result<Pricing> {
+        let file = self.price_file.as_ref().map(|path| ctx.resolve(path));
+        Pricing::new(self.prices, file.as_deref())
+    }
 }
 
 impl Pricing {

@@ -4,7 +4,7 @@ use farmhand_core::{BuildContext, Result};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use crate::api_key::ApiKey;
-use crate::options::{Api, EndpointOptions};
+use crate::options::{Account, Api, EndpointOptions, FurtherEndpoint};
 use crate::server_url::ServerUrl;
 
 /// Anthropic's version of its interface that is spoken here.
@@ -33,8 +33,8 @@ pub(crate) enum Keys<'a> {
 
 /// Every place with every key that the options name.
 pub(crate) fn upstreams(options: &EndpointOptions, keys: &Keys<'_>) -> Result<Vec<Upstream>> {
-    let named = |env: &Option<String>, file: &Option<std::path::PathBuf>| -> Result<Vec<Option<ApiKey>>> {
-        Ok(match (env, file, keys) {
+    let named = |account: &Account| -> Result<Vec<Option<ApiKey>>> {
+        Ok(match (&account.api_key_env, &account.api_key_file, keys) {
             (Some(variable), ..) => ApiKey::all_from_env(variable)?.into_iter().map(Some).collect(),
             (None, Some(file), Keys::Named(ctx)) => ApiKey::all_from_file(&ctx.resolve(file))?.into_iter().map(Some).collect(),
             (None, Some(file), Keys::Given(_)) => ApiKey::all_from_file(file)?.into_iter().map(Some).collect(),
@@ -43,25 +43,17 @@ pub(crate) fn upstreams(options: &EndpointOptions, keys: &Keys<'_>) -> Result<Ve
     };
     let of_first = match keys {
         Keys::Given(key) => vec![key.clone()],
-        Keys::Named(_) => named(&options.api_key_env, &options.api_key_file)?,
+        Keys::Named(_) => named(&options.account)?,
     };
-    let (organization, project) = (options.organization.as_deref(), options.project.as_deref());
     let mut all = Vec::new();
     for key in of_first.clone() {
-        all.push(upstream(options.api, &options.base_url, key, (organization, project), 1.0)?);
+        all.push(upstream(options.api, &options.base_url, key, &options.account, 1.0)?);
     }
-    for further in &options.endpoints {
-        let base_url = further.base_url.as_deref();
-        let has_own_key = further.api_key_env.is_some() || further.api_key_file.is_some();
+    for FurtherEndpoint { base_url, account, weight } in &options.endpoints {
         // Another organisation with the same key is another account; another address never sees a key that is not its own.
-        let own = if has_own_key || base_url.is_some() {
-            named(&further.api_key_env, &further.api_key_file)?
-        } else {
-            of_first.clone()
-        };
+        let own = if account.has_key() || base_url.is_some() { named(account)? } else { of_first.clone() };
         for key in own {
-            let accounts = (further.organization.as_deref(), further.project.as_deref());
-            all.push(upstream(options.api, base_url.unwrap_or(&options.base_url), key, accounts, further.weight)?);
+            all.push(upstream(options.api, base_url.as_ref().unwrap_or(&options.base_url), key, account, *weight)?);
         }
     }
     let n_all = all.len();
@@ -71,13 +63,7 @@ pub(crate) fn upstreams(options: &EndpointOptions, keys: &Keys<'_>) -> Result<Ve
     Ok(all)
 }
 
-fn upstream(
-    api: Api,
-    base_url: &str,
-    key: Option<ApiKey>,
-    (organization, project): (Option<&str>, Option<&str>),
-    weight: f64,
-) -> Result<Upstream> {
+fn upstream(api: Api, base_url: &str, key: Option<ApiKey>, account: &Account, weight: f64) -> Result<Upstream> {
     let url = ServerUrl::parse(base_url).map_err(farmhand_core::Error::invalid_config)?;
     let mut headers = HeaderMap::new();
     if let Some(key) = &key {
@@ -89,8 +75,8 @@ fn upstream(
     if api == Api::Anthropic {
         headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static(ANTHROPIC_VERSION));
     }
-    for (name, text) in [("openai-organization", organization), ("openai-project", project)] {
-        if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
+    for (name, text) in [("openai-organization", &account.organization), ("openai-project", &account.project)] {
+        if let Some(value) = text.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
@@ -103,7 +89,6 @@ mod tests {
     use farmhand_core::Device;
 
     use super::*;
-    use crate::options::FurtherEndpoint;
 
     #[cfg(unix)]
     #[test]
@@ -114,11 +99,13 @@ mod tests {
         std::fs::write(&path, "sk-aaaaaaaa\nsk-bbbbbbbb\n").expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("allowed");
         let options = EndpointOptions {
-            api_key_file: Some("keys".into()),
-            organization: Some("org-1".to_owned()),
+            account: Account { api_key_file: Some("keys".into()), organization: Some("org-1".to_owned()), ..Account::default() },
             endpoints: vec![
                 FurtherEndpoint { base_url: Some("http://127.0.0.2:9/v1".to_owned()), weight: 3.0, ..FurtherEndpoint::default() },
-                FurtherEndpoint { organization: Some("org-2".to_owned()), ..FurtherEndpoint::default() },
+                FurtherEndpoint {
+                    account: Account { organization: Some("org-2".to_owned()), ..Account::default() },
+                    ..FurtherEndpoint::default()
+                },
             ],
             ..EndpointOptions::default()
         };

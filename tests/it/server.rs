@@ -31,7 +31,7 @@ fn inputs(dir: &Path) {
 }
 
 fn generate(dir: &Path, base_url: &str, more: &[&str]) -> Finished {
-    let url = format!("base_url={base_url}");
+    let url = format!("server.base_url={base_url}");
     let fixed = [
         "generate",
         "--policy",

@@ -6,14 +6,13 @@
 //! under way, which are paid for, are waited for and kept.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use farmhand_core::types::Judging;
 use farmhand_core::{Budget, BuildContext, Error, ErrorKind, Forecast, Reservation, Result, RunContext};
 use farmhand_endpoints::{
-    Answer, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Prices, Pricing, Prompt,
+    Answer, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Pricing, Prompt,
     RequestEstimate, Usage,
 };
 use futures_util::StreamExt as _;
@@ -23,7 +22,7 @@ use serde_json::Value;
 use crate::failures;
 use crate::store::{QuestionKey, ReplyFailure, ReplyOutcome, Store, StoredReply};
 
-use super::ask_options::AskOptions;
+use super::ask_options::KeepOptions;
 
 /// The store's file in the folder that runs share.
 const SHARED_STORE: &str = "judgements.db";
@@ -56,14 +55,6 @@ impl Said {
     }
 }
 
-/// What answers cost, and where they are kept.
-pub(crate) struct Purse<'a> {
-    pub(crate) prices: Option<Prices>,
-    pub(crate) price_file: Option<&'a Path>,
-    pub(crate) store: Option<&'a Path>,
-    pub(crate) retry_failures: bool,
-}
-
 /// Asks a server, and keeps what it said.
 pub(crate) struct Asker {
     client: Client,
@@ -77,21 +68,15 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Asks the server that the options name.
-    pub(crate) fn build(options: &AskOptions, ctx: &BuildContext<'_>) -> Result<Self> {
-        let AskOptions { prices, price_file, store, retry_failures, .. } = options;
-        let (prices, retry_failures) = (*prices, *retry_failures);
-        let purse = Purse { prices, price_file: price_file.as_deref(), store: store.as_deref(), retry_failures };
-        Self::new(&options.server, purse, ctx)
-    }
-
-    pub(crate) fn new(server: &EndpointOptions, purse: Purse<'_>, ctx: &BuildContext<'_>) -> Result<Self> {
-        let Purse { prices, price_file, store, retry_failures } = purse;
+    /// Asks this server, and keeps what it says.
+    pub(crate) fn new(server: &EndpointOptions, keep: &KeepOptions, ctx: &BuildContext<'_>) -> Result<Self> {
+        let KeepOptions { price, store, retry_failures } = keep;
         let client = Client::from_options(server, ctx)?;
-        let price_file = price_file.map(|path| ctx.resolve(path));
-        let pricing = Pricing::new(prices, price_file.as_deref())?;
-        let path = store.map(|path| ctx.resolve(path)).or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
+        let pricing = price.pricing(ctx)?;
+        let path = store.as_ref().map(|path| ctx.resolve(path));
+        let path = path.or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
         let store = path.map(Store::open).transpose()?;
+        let retry_failures = *retry_failures;
         let n_at_a_time = server.max_concurrent.max(1);
         let budget = ctx.budget.cloned();
         Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, hopeless: OnceLock::new() })

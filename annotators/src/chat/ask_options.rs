@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use farmhand_core::{Error, Problem, Result};
-use farmhand_endpoints::{AnswerFormat, Decoding, EndpointOptions, Prices};
+use farmhand_endpoints::{AnswerFormat, Decoding, EndpointOptions, PriceOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,12 +26,18 @@ pub struct AskOptions {
     pub send_seed: bool,
     /// In what form the reply is asked for: `text`, the default, `json` or `json_schema`, where the server can hold to one.
     pub format: ReplyFormat,
-    /// What tokens cost; unset: what the price table says of the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prices: Option<Prices>,
-    /// A price table of one's own, laid over the one that comes with the program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub price_file: Option<PathBuf>,
+    /// What replies cost, and where they are kept.
+    #[serde(flatten)]
+    pub keep: KeepOptions,
+}
+
+/// What replies cost, and where they are kept. A judge's options take these in with `#[serde(flatten)]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct KeepOptions {
+    /// What tokens cost.
+    #[serde(flatten)]
+    pub price: PriceOptions,
     /// The store of replies, in which a question that was answered before is found again; unset: `judgements.db` in the cache
     /// folder, which all runs share.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,10 +68,7 @@ impl Default for AskOptions {
             max_tokens: 256,
             send_seed: false,
             format: ReplyFormat::Text,
-            prices: None,
-            price_file: None,
-            store: None,
-            retry_failures: false,
+            keep: KeepOptions::default(),
         }
     }
 }
@@ -86,9 +89,7 @@ impl AskOptions {
         if self.max_tokens == 0 {
             problems.push(Problem::new("max_tokens", "expected at least 1, got 0"));
         }
-        if let Some(prices) = &self.prices {
-            problems.extend(prices.problems().into_iter().map(|problem| problem.under("prices")));
-        }
+        problems.extend(self.keep.price.problems());
         problems
     }
 

@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
+use farmhand_core::types::{Comparison, Preference};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +17,8 @@ use crate::tie_if_identical::TieIfIdentical;
 use super::ask::{Asker, Question};
 use super::ask_options::AskOptions;
 use super::json_reply::document;
-use super::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
+use super::judging::{Interview, Sheet, Verdict, Verdicts};
+use super::one_by_one::{OneByOne, Singly};
 use super::own_prompt::read_prompt;
 use super::own_question::question;
 use super::parsers::{Reply, Unreadable};
@@ -62,7 +62,11 @@ impl AnnotatorConfig for ChainOfThoughtConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
         self.ask.model()?;
         let prompt = read_prompt(self.prompt.as_deref(), EMBEDDED, VARIABLES, ctx)?;
-        Ok(TieIfIdentical::around(ChainOfThought { asker: Asker::build(&self.ask, ctx)?, config: self.clone(), prompt }))
+        Ok(TieIfIdentical::around(OneByOne(ChainOfThought {
+            asker: Asker::new(&self.ask.server, &self.ask.keep, ctx)?,
+            config: self.clone(),
+            prompt,
+        })))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -96,20 +100,9 @@ impl Interview for ChainOfThought {
     }
 }
 
-#[async_trait]
-impl Annotator for ChainOfThought {
-    fn id(&self) -> &str {
-        &self.config.name
-    }
-
-    async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        judge(self, &self.asker, comparisons, &sheets, ctx).await
-    }
-
-    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        forecast(self, &self.asker, comparisons, &sheets, ctx)
+impl Singly for ChainOfThought {
+    fn asker(&self) -> &Asker {
+        &self.asker
     }
 }
 

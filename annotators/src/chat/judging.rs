@@ -20,13 +20,6 @@ pub(crate) struct Sheet {
     pub(crate) n_places: usize,
 }
 
-impl Sheet {
-    /// A prompt that shows one comparison.
-    pub(crate) fn one(index: usize) -> Self {
-        Self { members: vec![index], n_places: 1 }
-    }
-}
-
 /// What was read for one comparison, about the answers in the order in which they were shown.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Verdict {

@@ -28,6 +28,7 @@ pub mod weighted;
 mod ask;
 mod json_reply;
 mod judging;
+mod one_by_one;
 mod own_prompt;
 mod own_question;
 mod reading;

@@ -6,9 +6,8 @@
 
 use std::path::PathBuf;
 
-use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
+use farmhand_core::types::Comparison;
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
 use farmhand_endpoints::AnswerFormat;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +17,8 @@ use crate::tie_if_identical::TieIfIdentical;
 
 use super::ask::{Asker, Question};
 use super::ask_options::AskOptions;
-use super::judging::{Interview, Sheet, Verdicts, forecast, judge};
+use super::judging::{Interview, Sheet, Verdicts};
+use super::one_by_one::{OneByOne, Singly};
 use super::own_prompt::read_prompt;
 use super::own_question::question;
 use super::parsers::{LogProbParser, Parser, Place, Reply};
@@ -84,7 +84,12 @@ impl AnnotatorConfig for WeightedConfig {
             is_binarize: self.binary,
             place: Place::Index(0),
         });
-        Ok(TieIfIdentical::around(Weighted { asker: Asker::build(&self.ask, ctx)?, config: self.clone(), prompt, parser }))
+        Ok(TieIfIdentical::around(OneByOne(Weighted {
+            asker: Asker::new(&self.ask.server, &self.ask.keep, ctx)?,
+            config: self.clone(),
+            prompt,
+            parser,
+        })))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -134,19 +139,8 @@ impl Interview for Weighted {
     }
 }
 
-#[async_trait]
-impl Annotator for Weighted {
-    fn id(&self) -> &str {
-        &self.config.name
-    }
-
-    async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        judge(self, &self.asker, comparisons, &sheets, ctx).await
-    }
-
-    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        forecast(self, &self.asker, comparisons, &sheets, ctx)
+impl Singly for Weighted {
+    fn asker(&self) -> &Asker {
+        &self.asker
     }
 }

@@ -73,7 +73,7 @@ fn a_place_that_fails_is_left_for_another_and_both_share_the_work() {
 fn organisation_and_project_go_along() {
     let server = well();
     let client = client_of(server.base_url(), None, |options| {
-        (options.organization, options.project) = (Some("org-7".to_owned()), Some("proj-8".to_owned()));
+        (options.account.organization, options.account.project) = (Some("org-7".to_owned()), Some("proj-8".to_owned()));
     });
     assert!(ask_many(&client, 1)[0].is_ok());
     let headers = &server.received()[0].headers;

@@ -16,7 +16,7 @@ use farmhand_core::{
     Budget, BuildContext, Error, ErrorKind, Policy, PolicyConfig, Problem, Reservation, Result, RunContext, register,
 };
 use farmhand_endpoints::{
-    Answer, ChatRequest, Client, Decoding, EndpointOptions, Failure, FailureKind, Finish, Prices, Pricing, Usage, wait,
+    Answer, ChatRequest, Client, Decoding, EndpointOptions, Failure, FailureKind, Finish, PriceOptions, Pricing, Usage, wait,
 };
 use farmhand_models::chat_messages;
 use schemars::JsonSchema;
@@ -33,7 +33,8 @@ const JOURNAL: &str = "openai_chat.jsonl";
 
 /// Options of `[policy.openai_chat]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct OpenAiChatConfig {
     /// The model's name at the server.
     pub model: String,
@@ -45,12 +46,9 @@ pub struct OpenAiChatConfig {
     /// What an answer is that a content filter or the model itself refuses: `error`, the default, or `empty`, an answer without
     /// words, as in AlpacaFarm.
     pub refused: Refused,
-    /// What tokens cost; unset: what the price table says of the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prices: Option<Prices>,
-    /// A price table of one's own, laid over the one that comes with the program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub price_file: Option<PathBuf>,
+    /// What tokens cost.
+    #[serde(flatten)]
+    pub price: PriceOptions,
 }
 
 /// What becomes of a refused answer.
@@ -71,8 +69,7 @@ impl Default for OpenAiChatConfig {
             server: EndpointOptions { base_url: "https://api.openai.com/v1".to_owned(), ..EndpointOptions::default() },
             system: None,
             refused: Refused::Error,
-            prices: None,
-            price_file: None,
+            price: PriceOptions::default(),
         }
     }
 }
@@ -81,8 +78,7 @@ impl Default for OpenAiChatConfig {
 impl PolicyConfig for OpenAiChatConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Policy>> {
         let client = Client::from_options(&self.server, ctx)?;
-        let price_file = self.price_file.as_ref().map(|path| ctx.resolve(path));
-        let pricing = Pricing::new(self.prices, price_file.as_deref())?;
+        let pricing = self.price.pricing(ctx)?;
         let budget = ctx.budget.cloned();
         Ok(Box::new(OpenAiChat { config: self.clone(), client, pricing: Arc::new(pricing), budget, kept: None, n_calls: 0 }))
     }
@@ -92,8 +88,7 @@ impl PolicyConfig for OpenAiChatConfig {
         if self.model.is_empty() {
             problems.push(Problem::new("model", "expected a name, got an empty text"));
         }
-        problems
-            .extend(self.prices.iter().flat_map(|prices| prices.problems().into_iter().map(|problem| problem.under("prices"))));
+        problems.extend(self.price.problems());
         problems
     }
 }
@@ -310,8 +305,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use farmhand_core::{Device, NoEvents, RecordedEvents, checked};
-    use farmhand_endpoints::Api;
     use farmhand_endpoints::loopback::{Loopback, Received, Reply};
+    use farmhand_endpoints::{Api, Prices};
     use serde_json::json;
 
     use super::*;
@@ -329,7 +324,12 @@ mod tests {
         let options =
             EndpointOptions { base_url: server.base_url(), retries: 0, max_concurrent: 2, ..EndpointOptions::default() };
         let prices = Some(Prices { prompt: 1.0, cached_prompt: None, completion: 10.0 });
-        OpenAiChatConfig { model: "m".to_owned(), server: options, prices, ..OpenAiChatConfig::default() }
+        OpenAiChatConfig {
+            model: "m".to_owned(),
+            server: options,
+            price: PriceOptions { prices, ..PriceOptions::default() },
+            ..OpenAiChatConfig::default()
+        }
     }
 
     fn ask(config: &OpenAiChatConfig, stage: &Stage, n: usize) -> Result<Vec<Completion>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farmhand_core::Result;
-use farmhand_endpoints::{Api, Decoding, EndpointOptions, Tool, ToolChoice};
+use farmhand_endpoints::{Account, Api, Decoding, EndpointOptions, Tool, ToolChoice};
 use serde_json::Value;
 
 use super::table::Table;
@@ -108,7 +108,7 @@ impl Completions {
         let mut server = provider.map(|provider| EndpointOptions {
             api: provider.api,
             base_url: provider.base_url.to_owned(),
-            api_key_env: Some(provider.api_key_env.to_owned()),
+            account: Account { api_key_env: Some(provider.api_key_env.to_owned()), ..Account::default() },
             ..EndpointOptions::default()
         });
         let mut client = options.table("client_kwargs")?;

@@ -32,10 +32,11 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use farmhand_core::types::{Annotation, Comparison};
 use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Error, Forecast, Problem, Result, RunContext, register};
-use farmhand_endpoints::{EndpointOptions, Prices};
+use farmhand_endpoints::EndpointOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ask_options::KeepOptions;
 use crate::join_all::join_all;
 use crate::seeding::{Draw, Seeding};
 use crate::tie_if_identical::TieIfIdentical;
@@ -58,7 +59,8 @@ register! {
 
 /// Options of `[annotator.alpaca_eval]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct AlpacaEvalConfig {
     /// A folder of AlpacaEval's `evaluators_configs` or AlpacaFarm's annotators, or a YAML file of theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,17 +93,9 @@ pub struct AlpacaEvalConfig {
     /// Added to the logits of these token ids, in [−100, 100].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub logit_bias: BTreeMap<u32, f64>,
-    /// What tokens cost; unset: what the settings say, else what the price table says of the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prices: Option<Prices>,
-    /// A price table of one's own, laid over the one that comes with the program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub price_file: Option<PathBuf>,
-    /// The store of replies; unset: `judgements.db` in the cache folder, which all runs share.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub store: Option<PathBuf>,
-    /// Ask again what failed for good before.
-    pub retry_failures: bool,
+    /// What replies cost, and where they are kept. A price in the settings counts before the price table.
+    #[serde(flatten)]
+    pub keep: KeepOptions,
 }
 
 /// How prompts are sent.
@@ -131,10 +125,7 @@ impl Default for AlpacaEvalConfig {
             alone: false,
             token_ids: BTreeMap::new(),
             logit_bias: BTreeMap::new(),
-            prices: None,
-            price_file: None,
-            store: None,
-            retry_failures: false,
+            keep: KeepOptions::default(),
         }
     }
 }
@@ -186,9 +177,7 @@ impl AnnotatorConfig for AlpacaEvalConfig {
         if let Some(server) = &self.server {
             problems.extend(server.problems().into_iter().map(|problem| problem.under("server")));
         }
-        if let Some(prices) = &self.prices {
-            problems.extend(prices.problems().into_iter().map(|problem| problem.under("prices")));
-        }
+        problems.extend(self.keep.price.problems());
         for (token, bias) in &self.logit_bias {
             if !(-100.0..=100.0).contains(bias) {
                 problems

@@ -11,7 +11,7 @@ use super::settings::JudgeSettings;
 use super::sheets::sheets;
 use super::token_bias::TokenBias;
 use super::{AlpacaEvalConfig, Route};
-use crate::chat::ask::{Asker, Purse, Question};
+use crate::chat::ask::{Asker, Question};
 use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::{Example, PlaceholderTemplate, Prompt};
@@ -46,13 +46,14 @@ impl SettingsJudge {
         // Another server than the settings' is asked as that server is, not as their provider would be.
         let is_chat_only = completions.is_chat_only && options.server.is_none();
         let per_million = |price: f64| Prices { prompt: price * 1e6, cached_prompt: None, completion: price * 1e6 };
-        let prices = options.prices.or_else(|| completions.price_per_token.filter(|_| renamed.is_none()).map(per_million));
+        let mut keep = options.keep.clone();
+        let settings_price = completions.price_per_token.filter(|_| renamed.is_none()).map(per_million);
+        keep.price.prices = keep.price.prices.or(settings_price);
         let prompts = &mut settings.prompts;
         for prompt in prompts.with_inputs.iter_mut().chain([&mut prompts.without_inputs]) {
             *prompt = routed(prompt.clone(), options.route, is_chat_only)?;
         }
-        let (price_file, store) = (options.price_file.as_deref(), options.store.as_deref());
-        let asker = Asker::new(&server, Purse { prices, price_file, store, retry_failures: options.retry_failures }, ctx)?;
+        let asker = Asker::new(&server, &keep, ctx)?;
         let (seeding, seeding_seed, alone) = (options.seeding, options.seeding_seed, options.alone);
         Ok(Self { settings, asker, bias, seeding, seeding_seed, alone })
     }

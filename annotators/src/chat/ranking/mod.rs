@@ -59,7 +59,7 @@ impl Ranker {
     fn build(options: &RankOptions, ctx: &BuildContext<'_>) -> Result<Self> {
         options.ask.model()?;
         let prompt = read_prompt(options.prompt.as_deref(), EMBEDDED, VARIABLES, ctx)?;
-        Ok(Self { ask: options.ask.clone(), asker: Asker::build(&options.ask, ctx)?, prompt })
+        Ok(Self { ask: options.ask.clone(), asker: Asker::new(&options.ask.server, &options.ask.keep, ctx)?, prompt })
     }
 
     /// The question that shows these answers, named `model_1`, `model_2`, … in their order.

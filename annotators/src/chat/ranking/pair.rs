@@ -1,14 +1,14 @@
 //! The ranking judge as an annotator: two answers.
 
-use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
+use farmhand_core::types::{Comparison, Preference};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RankOptions, Ranker, read_ranks};
-use crate::chat::ask::Question;
-use crate::chat::judging::{Interview, Sheet, Verdicts, forecast, judge};
+use crate::chat::ask::{Asker, Question};
+use crate::chat::judging::{Interview, Sheet, Verdicts};
+use crate::chat::one_by_one::{OneByOne, Singly};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::asked;
 use crate::tie_if_identical::TieIfIdentical;
@@ -40,7 +40,7 @@ impl Default for RankingConfig {
 #[typetag::serde(name = "ranking")]
 impl AnnotatorConfig for RankingConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
-        Ok(TieIfIdentical::around(Ranking { name: self.name.clone(), ranker: Ranker::build(&self.rank, ctx)? }))
+        Ok(TieIfIdentical::around(OneByOne(Ranking { name: self.name.clone(), ranker: Ranker::build(&self.rank, ctx)? })))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -78,19 +78,8 @@ impl Interview for Ranking {
     }
 }
 
-#[async_trait]
-impl Annotator for Ranking {
-    fn id(&self) -> &str {
-        &self.name
-    }
-
-    async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        judge(self, &self.ranker.asker, comparisons, &sheets, ctx).await
-    }
-
-    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        forecast(self, &self.ranker.asker, comparisons, &sheets, ctx)
+impl Singly for Ranking {
+    fn asker(&self) -> &Asker {
+        &self.ranker.asker
     }
 }

@@ -81,7 +81,7 @@ impl Grader {
     fn build(options: &GradeOptions, ctx: &BuildContext<'_>) -> Result<Self> {
         options.ask.model()?;
         let prompt = read_prompt(options.prompt.as_deref(), EMBEDDED, VARIABLES, ctx)?;
-        Ok(Self { options: options.clone(), asker: Asker::build(&options.ask, ctx)?, prompt })
+        Ok(Self { options: options.clone(), asker: Asker::new(&options.ask.server, &options.ask.keep, ctx)?, prompt })
     }
 
     /// The question that shows these answers under these names.

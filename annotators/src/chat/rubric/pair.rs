@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Forecast, Problem, Result, RunContext, register};
+use farmhand_core::types::{Comparison, Preference};
+use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Problem, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::grades::weighted_mean;
 use super::{GradeOptions, Grader, read_grades};
-use crate::chat::ask::Question;
-use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts, forecast, judge};
+use crate::chat::ask::{Asker, Question};
+use crate::chat::judging::{Interview, Sheet, Verdict, Verdicts};
+use crate::chat::one_by_one::{OneByOne, Singly};
 use crate::chat::parsers::Reply;
 use crate::chat::prompt::asked;
 use crate::tie_if_identical::TieIfIdentical;
@@ -49,7 +49,7 @@ impl Default for RubricConfig {
 #[typetag::serde(name = "rubric")]
 impl AnnotatorConfig for RubricConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Annotator>> {
-        Ok(TieIfIdentical::around(Rubric { config: self.clone(), grader: Grader::build(&self.grade, ctx)? }))
+        Ok(TieIfIdentical::around(OneByOne(Rubric { config: self.clone(), grader: Grader::build(&self.grade, ctx)? })))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -93,19 +93,8 @@ impl Interview for Rubric {
     }
 }
 
-#[async_trait]
-impl Annotator for Rubric {
-    fn id(&self) -> &str {
-        &self.config.name
-    }
-
-    async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        judge(self, &self.grader.asker, comparisons, &sheets, ctx).await
-    }
-
-    fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
-        let sheets: Vec<Sheet> = (0..comparisons.len()).map(Sheet::one).collect();
-        forecast(self, &self.grader.asker, comparisons, &sheets, ctx)
+impl Singly for Rubric {
+    fn asker(&self) -> &Asker {
+        &self.grader.asker
     }
 }

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farmhand_core::types::{Comparison, Instruction, Preference, Response, ShownOrder};
 use farmhand_core::{AnnotatorConfig, CancelFlag, ErrorKind, RewardModelConfig};
-use farmhand_endpoints::Prices;
 use farmhand_endpoints::loopback::Reply;
+use farmhand_endpoints::{PriceOptions, Prices};
 
-use super::ask_options::{AskOptions, ReplyFormat};
+use super::ask_options::{AskOptions, KeepOptions, ReplyFormat};
 use super::chain_of_thought::ChainOfThoughtConfig;
 use super::loopback_judge::{LoopbackJudge, building, filtered, likely, question, said};
 use super::ranking::{ListRankingConfig, RankOptions, RankingConfig};
@@ -18,16 +18,16 @@ use super::rubric::{GradeOptions, RubricConfig, RubricScoreConfig};
 use super::weighted::WeightedConfig;
 use crate::testing::{Desk, comparison};
 
+/// Keeps replies on the desk.
+fn keeping(prices: Option<Prices>) -> KeepOptions {
+    let price = PriceOptions { prices, ..PriceOptions::default() };
+    KeepOptions { price, store: Some("judgements.sqlite".into()), ..KeepOptions::default() }
+}
+
 /// Asks this judge, and keeps its replies on the desk.
 fn asking(judge: &LoopbackJudge, base: &AskOptions) -> AskOptions {
     let prices = Some(Prices { prompt: 1.0, cached_prompt: None, completion: 10.0 });
-    AskOptions {
-        model: Some("judge".to_owned()),
-        server: judge.options(),
-        prices,
-        store: Some("judgements.sqlite".into()),
-        ..base.clone()
-    }
+    AskOptions { model: Some("judge".to_owned()), server: judge.options(), keep: keeping(prices), ..base.clone() }
 }
 
 fn weighted(judge: &LoopbackJudge) -> WeightedConfig {

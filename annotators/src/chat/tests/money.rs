@@ -44,7 +44,7 @@ fn a_spent_budget_stops_and_a_larger_one_goes_on_with_what_was_bought() {
 fn no_budget_can_be_kept_where_prices_are_unknown() {
     let (desk, server) = (Desk::new(), likes_good());
     let mut config = weighted(&server);
-    config.ask.prices = None;
+    config.ask.keep.price.prices = None;
     let budget = Budget::new(1.0);
     let judge = config.build(&BuildContext { budget: Some(&budget), ..building(&desk) }).expect("built");
     let error = desk.annotate(&*judge, &pairs(1)).remove(0).expect_err("refused");

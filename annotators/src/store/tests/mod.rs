@@ -6,17 +6,11 @@ mod refusals;
 
 use std::path::PathBuf;
 
-use farmhand_core::{Error, ErrorKind, Executor as _, PollingExecutor};
-use farmhand_endpoints::Usage;
+use farmhand_core::{Error, ErrorKind};
+use farmhand_endpoints::{Usage, wait};
 use serde_json::json;
 
 use super::*;
-
-fn wait<T: Send>(future: impl Future<Output = T> + Send) -> T {
-    let mut output = None;
-    PollingExecutor.block_on(Box::pin(async { output = Some(future.await) }));
-    output.expect("it ends")
-}
 
 fn key(i: usize) -> QuestionKey {
     QuestionKey::of(&json!({ "question": i }), 0)

@@ -138,13 +138,15 @@ impl OpenAiServer {
         let listed = || models.iter().map(|model| format!("`{}`", model.id)).collect::<Vec<_>>().join(", ");
         match (&self.config.model, models.as_slice()) {
             (Some(name), _) => models.iter().find(|model| model.id == *name).cloned().ok_or_else(|| {
-                Error::invalid_config(format!("the server at `{}` serves no model `{name}`", self.config.base_url))
+                Error::invalid_config(format!("the server at `{}` serves no model `{name}`", self.config.server.base_url))
                     .with_hint(if models.is_empty() { "it serves none".to_owned() } else { format!("it serves {}", listed()) })
             }),
             (None, [only]) => Ok(only.clone()),
-            (None, []) => Err(Error::invalid_config(format!("the server at `{}` serves no model", self.config.base_url))),
-            (None, _) => Err(Error::invalid_config(format!("the server at `{}` serves several models", self.config.base_url))
-                .with_hint(format!("set `model` to one of {}", listed()))),
+            (None, []) => Err(Error::invalid_config(format!("the server at `{}` serves no model", self.config.server.base_url))),
+            (None, _) => {
+                Err(Error::invalid_config(format!("the server at `{}` serves several models", self.config.server.base_url))
+                    .with_hint(format!("set `model` to one of {}", listed())))
+            }
         }
     }
 

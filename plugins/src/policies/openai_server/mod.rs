@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use farmhand_core::types::{Completion, Instruction, SamplingParams};
 use farmhand_core::{BuildContext, Checkpoint, Error, Policy, PolicyConfig, Problem, Result, RunContext, register};
-use farmhand_endpoints::{ApiKey, Client, EndpointOptions, wait};
+use farmhand_endpoints::{Client, EndpointOptions, wait};
 use farmhand_models::{PromptFormat, TextCodec, alpaca_prompt, chat_messages, plain_prompt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,14 +46,12 @@ register! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OpenAiServerConfig {
-    /// The server's address up to and with `/v1`.
-    pub base_url: String,
     /// The model's name at the server (`--served-model-name`); unset: the only one it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The environment variable that holds the server's API key; unset: no key is sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
+    /// The server, which must speak OpenAI's interface. `max_concurrent` is by default 64, and there is nothing to wait for when the
+    /// user asks to stop: `grace_secs` is 0.
+    pub server: EndpointOptions,
     /// Whose chat template and tokenizer count: `checkpoint`, the default, or `server`.
     pub template: Template,
     /// The model folder or hub id that the server serves, for its template and tokenizer; by default the policy of the stage.
@@ -70,12 +68,6 @@ pub struct OpenAiServerConfig {
     pub api: Api,
     /// What the server takes beyond OpenAI's parameters: `auto`, the default, `vllm` or `openai`.
     pub dialect: Dialect,
-    /// Requests under way at a time, ≥ 1; each is one answer. Changes speed.
-    pub max_concurrent: usize,
-    /// Seconds one answer may take, > 0.
-    pub timeout_secs: f64,
-    /// Further tries of a request that failed in a way that may pass: a rate limit, an overloaded server, a lost connection.
-    pub retries: u32,
 }
 
 /// Whose chat template and tokenizer count.
@@ -115,38 +107,21 @@ pub enum Dialect {
 
 impl Default for OpenAiServerConfig {
     fn default() -> Self {
-        let endpoint = EndpointOptions::default();
         Self {
-            base_url: endpoint.base_url,
             model: None,
-            api_key_env: None,
+            // A call that was stopped gives back nothing.
+            server: EndpointOptions { max_concurrent: 64, grace_secs: 0.0, ..EndpointOptions::default() },
             template: Template::Checkpoint,
             checkpoint: None,
             max_log_prob_gap: None,
             prompt: None,
             api: Api::Completions,
             dialect: Dialect::Auto,
-            max_concurrent: 64,
-            timeout_secs: endpoint.timeout_secs,
-            retries: endpoint.retries,
         }
     }
 }
 
 impl OpenAiServerConfig {
-    fn endpoint(&self) -> EndpointOptions {
-        EndpointOptions {
-            base_url: self.base_url.clone(),
-            api_key_env: self.api_key_env.clone(),
-            max_concurrent: self.max_concurrent,
-            timeout_secs: self.timeout_secs,
-            retries: self.retries,
-            // A call that was stopped gives back nothing, so there is nothing to wait for.
-            grace_secs: 0.0,
-            ..EndpointOptions::default()
-        }
-    }
-
     /// The checkpoint's renderer, where it counts.
     fn codec(&self, ctx: &BuildContext<'_>) -> Result<Option<(Checkpoint, TextCodec)>> {
         if self.template == Template::Server {
@@ -175,20 +150,21 @@ impl OpenAiServerConfig {
 #[typetag::serde(name = "openai_server")]
 impl PolicyConfig for OpenAiServerConfig {
     fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn Policy>> {
-        let key = self.api_key_env.as_deref().map(ApiKey::from_env).transpose()?;
         let codec = self.codec(ctx)?;
-        let client = Client::new(&self.endpoint(), key)?;
+        let client = Client::from_options(&self.server, ctx)?;
         Ok(Box::new(OpenAiServer::new(self.clone(), client, codec)))
     }
 
     fn problems(&self) -> Vec<Problem> {
         let renders_there = self.template == Template::Server && self.api == Api::Chat;
-        let mut ranges = Ranges::new().nested("", self.endpoint().problems()).require(
+        let mut ranges = Ranges::new().nested("server", self.server.problems()).require(
             "model",
             self.model.as_ref().is_none_or(|model| !model.is_empty()),
             "a name",
             "an empty text",
         );
+        let is_openai = self.server.api == farmhand_endpoints::Api::Openai;
+        ranges = ranges.require("server.api", is_openai, "`openai`: prompts go as text and likelihoods come back", "`anthropic`");
         ranges = ranges.positive("max_log_prob_gap", self.max_log_prob_gap.unwrap_or(1.0));
         if self.template == Template::Server {
             let without = "nothing with `template = \"server\"`, which compares with no checkpoint";

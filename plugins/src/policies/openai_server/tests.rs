@@ -10,7 +10,7 @@ use farmhand_core::{
     BuildContext, Checkpoint, Device, Error, ErrorKind, Event, NoEvents, Policy, PolicyConfig, RecordedEvents, Result, checked,
 };
 use farmhand_endpoints::loopback::{Loopback, Received, Reply, nobody};
-use farmhand_endpoints::{Backoff, Client};
+use farmhand_endpoints::{Backoff, Client, EndpointOptions};
 use farmhand_models::{LanguageModel, PromptFormat, TextCodec};
 use serde_json::json;
 
@@ -24,10 +24,13 @@ fn codec(format: PromptFormat) -> TextCodec {
 
 fn config(server: &Loopback) -> OpenAiServerConfig {
     OpenAiServerConfig {
-        base_url: server.base_url(),
-        timeout_secs: 20.0,
-        retries: 1,
-        max_concurrent: 8,
+        server: EndpointOptions {
+            base_url: server.base_url(),
+            timeout_secs: 20.0,
+            retries: 1,
+            max_concurrent: 8,
+            ..OpenAiServerConfig::default().server
+        },
         ..OpenAiServerConfig::default()
     }
 }
@@ -42,7 +45,7 @@ fn policy(config: &OpenAiServerConfig, checkpoint: &Checkpoint) -> Box<dyn Polic
     build.policy = Some(checkpoint);
     assert_eq!(config.problems(), []);
     let codec = config.codec(&build).expect("a codec");
-    let client = Client::new(&config.endpoint(), None).expect("a client");
+    let client = Client::new(&config.server, None).expect("a client");
     let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(20) };
     Box::new(OpenAiServer::new(config.clone(), client.with_backoff(backoff), codec))
 }
@@ -87,7 +90,8 @@ fn answers_follow_from_instruction_sample_and_seed_whichever_comes_first() {
         let n_letters = answer.n_tokens as usize - usize::from(answer.finish == FinishReason::Stop);
         assert_eq!(answer.output.chars().count(), n_letters);
     }
-    let alone = OpenAiServerConfig { max_concurrent: 1, ..config(&server) };
+    let mut alone = config(&server);
+    alone.server.max_concurrent = 1;
     let fewer = checked::generate(policy(&alone, &checkpoint).as_mut(), &items[3..4], &sampling(2), &ctx).expect("answered");
     assert_eq!(fewer[..2], all[12..14]);
     let other = ctx.with_seed(ctx.seed.child("other", 0));
@@ -288,7 +292,8 @@ fn a_prompt_beyond_the_servers_context_is_named_and_a_long_answer_gets_what_room
 
 #[test]
 fn servers_that_fail_are_told_apart_and_what_passes_passes() {
-    let absent = OpenAiServerConfig { base_url: nobody(), ..OpenAiServerConfig::default() };
+    let mut absent = OpenAiServerConfig::default();
+    absent.server.base_url = nobody();
     let error = refusal(&absent);
     assert!(
         error.is_retryable() && error.hint().is_some_and(|hint| hint.contains("vllm serve") && hint.contains("base")),
@@ -366,11 +371,19 @@ fn a_wish_to_stop_is_heeded_at_once_and_what_was_used_is_recorded() {
 #[test]
 fn options_that_cannot_work_are_found_before_anything_is_loaded() {
     let paths = |config: OpenAiServerConfig| config.problems().into_iter().map(|problem| problem.path).collect::<Vec<_>>();
-    let default = OpenAiServerConfig::default;
+    let (default, anthropic) = (OpenAiServerConfig::default, farmhand_endpoints::Api::Anthropic);
     assert_eq!(paths(default()), [""; 0]);
     assert_eq!(
-        paths(OpenAiServerConfig { base_url: "localhost".to_owned(), max_concurrent: 0, ..default() }),
-        ["base_url", "max_concurrent"]
+        paths(OpenAiServerConfig {
+            server: EndpointOptions {
+                base_url: "localhost".to_owned(),
+                max_concurrent: 0,
+                api: anthropic,
+                ..EndpointOptions::default()
+            },
+            ..default()
+        }),
+        ["server.base_url", "server.max_concurrent", "server.api"]
     );
     let server = |api, prompt| OpenAiServerConfig { template: Template::Server, api, prompt, ..default() };
     assert_eq!(paths(server(Api::Completions, Some(PromptFormat::Chat))), ["prompt"]);
@@ -382,7 +395,8 @@ fn options_that_cannot_work_are_found_before_anything_is_loaded() {
     let build =
         |config: OpenAiServerConfig| config.build(&BuildContext::new(Device::Cpu, Path::new("."))).err().expect("refused");
     assert!(build(default()).hint().is_some_and(|hint| hint.contains("`checkpoint`")));
-    let keyed = OpenAiServerConfig { api_key_env: Some("FARMHAND_NO_SUCH_KEY".to_owned()), ..server(Api::Chat, None) };
+    let mut keyed = server(Api::Chat, None);
+    keyed.server.account.api_key_env = Some("FARMHAND_NO_SUCH_KEY".to_owned());
     assert!(build(keyed).message().contains("`FARMHAND_NO_SUCH_KEY` is not set"));
     let stage = Stage::new();
     let checkpoint = tiny_checkpoint(&stage);

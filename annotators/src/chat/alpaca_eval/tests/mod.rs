@@ -9,6 +9,7 @@ use farmhand_endpoints::EndpointOptions;
 use serde_json::json;
 
 use super::{AlpacaEvalConfig, Route, read_settings};
+use crate::chat::ask_options::KeepOptions;
 use crate::chat::loopback_judge::{LoopbackJudge, building, called, likely, question};
 use crate::testing::{Desk, comparison};
 
@@ -24,7 +25,7 @@ fn config(name: &str, server: EndpointOptions) -> AlpacaEvalConfig {
     AlpacaEvalConfig {
         config: Some(name.into()),
         server: Some(server),
-        store: Some("judgements.sqlite".into()),
+        keep: KeepOptions { store: Some("judgements.sqlite".into()), ..KeepOptions::default() },
         ..AlpacaEvalConfig::default()
     }
 }
