@@ -6,6 +6,7 @@
 //! * [`RunFiles`]: a run directory, read.
 //! * [`Leaderboard`]: one row a method, as Markdown, CSV, JSON or plain text; repetitions with several seeds are one row.
 //! * [`paired_differences`]: every two methods on the same instructions and seeds.
+//! * [`JudgementTable`]: judgements of any number of files and models as columns.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
@@ -14,6 +15,7 @@ pub mod charts;
 
 mod crossed;
 mod html;
+mod judgement_table;
 mod leaderboard;
 mod number;
 mod paired;
@@ -27,6 +29,7 @@ mod table;
 #[cfg(test)]
 mod fixture;
 
+pub use judgement_table::{JudgementRow, JudgementTable, Names, TableOptions};
 pub use leaderboard::{Entry, Leaderboard};
 pub use paired::{PairedDifference, paired_differences};
 pub use parquet::{Record, read_parquet_records, write_parquet_records};
