@@ -7,6 +7,7 @@
 //! * [`krippendorff`]: Krippendorff's α, nominal, ordinal and interval.
 //! * [`gwet`]: Gwet's AC1, which does not collapse when nearly everyone says the same.
 //! * [`alpaca_eval`]: agreement, bias and variance as AlpacaEval defines them.
+//! * [`label_noise`]: what becomes of verdicts when some are turned around.
 //! * [`bootstrap`]: intervals by resampling comparisons.
 //! * [`report`]: all of it at once.
 
@@ -16,6 +17,7 @@ pub mod cohen;
 pub mod fleiss;
 pub mod gwet;
 pub mod krippendorff;
+pub mod label_noise;
 pub mod ratings;
 pub mod raw;
 pub mod report;
