@@ -3,6 +3,7 @@
 //! * [`win_rate`]: how often the model's answers are preferred to the reference's, as AlpacaEval computes it.
 //! * [`mean_reward`]: what a reward model gives the answers.
 //! * [`agreement`]: how far several raters agree: raw, κ, α, and AlpacaEval's definitions.
+//! * [`judges`]: what is known of judges: agreement with people, leanings, price, rankings.
 //! * [`length`]: how long the answers are and how they end.
 //! * [`preference_bias`]: what a judge leans to beside quality: length, lists, places.
 //! * [`length_controlled`]: the win rate at equal length, AlpacaEval 2's.
@@ -13,6 +14,7 @@
 pub mod agreement;
 pub mod diversity;
 pub mod estimate;
+pub mod judges;
 pub mod length;
 pub mod length_controlled;
 pub mod mean_reward;

@@ -32,6 +32,11 @@ impl ScoringRule {
         }
     }
 
+    /// The one code that stands for all of these; `None` without one.
+    pub fn of_all(self, codes: &[f64]) -> Option<f64> {
+        (!codes.is_empty()).then(|| self.estimate(codes))
+    }
+
     /// The one code that stands for several.
     fn estimate(self, codes: &[f64]) -> f64 {
         match self {
@@ -174,11 +179,8 @@ pub fn between_scores(
     };
     let ((first, least_1), (second, least_2)) = (selected(codes_1, n_1)?, selected(codes_2, n_2)?);
     let enough = |row: &'_ [f64], least: usize| row.len() >= least;
-    let noisy: Vec<Noisy> = codes_1
-        .iter()
-        .enumerate()
-        .map(|(i, row)| Noisy::of(if enough(row, least_1) { row } else { &[] }, p_flip, i))
-        .collect();
+    let noisy: Vec<Noisy> =
+        codes_1.iter().enumerate().map(|(i, row)| Noisy::of(if enough(row, least_1) { row } else { &[] }, p_flip, i)).collect();
     let score = |row: &Noisy, other: &[f64], a: &[usize], b: &[usize]| {
         let other = chosen(if enough(other, least_2) { other } else { &[] }, b, rule)?;
         row.expected(|codes| Some(rule.score(chosen(codes, a, rule)?, other)))

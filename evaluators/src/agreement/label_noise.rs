@@ -32,7 +32,9 @@ impl Noisy {
                 .into_iter()
                 .filter(|(p, _)| *p > 0.0)
                 .flat_map(|(p, code)| {
-                    outcomes.iter().map(move |(weight, codes): &(f64, Vec<f64>)| (weight * p, [codes.as_slice(), &[code]].concat()))
+                    outcomes
+                        .iter()
+                        .map(move |(weight, codes): &(f64, Vec<f64>)| (weight * p, [codes.as_slice(), &[code]].concat()))
                 })
                 .collect();
         }
