@@ -7,6 +7,7 @@
 //! * [`Leaderboard`]: one row a method, as Markdown, CSV, JSON or plain text; repetitions with several seeds are one row.
 //! * [`paired_differences`]: every two methods on the same instructions and seeds.
 //! * [`JudgementTable`]: judgements of any number of files and models as columns.
+//! * [`Standings`]: the leaderboard of such a table, with length control and honest uncertainty.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
@@ -14,9 +15,11 @@
 pub mod charts;
 
 mod crossed;
+mod csv_rows;
 mod html;
 mod judgement_table;
 mod leaderboard;
+mod length_control;
 mod number;
 mod paired;
 mod parquet;
@@ -24,15 +27,18 @@ mod peak;
 mod repetitions;
 mod report;
 mod run_files;
+mod standings;
 mod table;
 
 #[cfg(test)]
 mod fixture;
 
-pub use judgement_table::{JudgementRow, JudgementTable, Names, TableOptions};
+pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
 pub use leaderboard::{Entry, Leaderboard};
+pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};
 pub use paired::{PairedDifference, paired_differences};
 pub use parquet::{Record, read_parquet_records, write_parquet_records};
 pub use repetitions::Repetitions;
 pub use report::{ReportSummary, write_report};
 pub use run_files::{MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};
+pub use standings::{Decision, Duplicates, Judge, Measure, Power, Standings, StandingsOptions};

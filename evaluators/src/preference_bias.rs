@@ -121,7 +121,7 @@ pub fn has_list(text: &str, rule: ListRule) -> bool {
 }
 
 /// Whether a text begins with the mark of a list item and then a word, blanks allowed between.
-fn is_item(text: &str) -> bool {
+pub(crate) fn is_item(text: &str) -> bool {
     let word_follows = |rest: &str| rest.trim_start().starts_with(|c: char| c.is_alphanumeric() || c == '_');
     let after_bullet = text.strip_prefix(['*', '•', '-']);
     let after_number = || {

@@ -125,6 +125,12 @@ pub(super) struct Line<'a> {
     #[serde(borrow)]
     pub(super) output_2: Cell<'a>,
     #[serde(borrow)]
+    pub(super) generator: Cell<'a>,
+    #[serde(borrow)]
+    pub(super) model: Cell<'a>,
+    #[serde(borrow)]
+    pub(super) output: Cell<'a>,
+    #[serde(borrow)]
     pub(super) len_1: Cell<'a>,
     #[serde(borrow)]
     pub(super) len_2: Cell<'a>,

@@ -6,7 +6,9 @@
 mod line;
 mod names;
 mod origin;
+mod output_lengths;
 mod read;
+mod records;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use polars::prelude::*;
 
 pub use names::Names;
 use origin::Instructions;
+pub use output_lengths::OutputLengths;
+pub(crate) use records::decompressed;
 
 /// Stands in a column of numbers for what is not known.
 const UNKNOWN: u32 = u32::MAX;

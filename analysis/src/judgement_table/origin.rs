@@ -9,7 +9,7 @@ use farmhand_core::data::UNKNOWN_ANNOTATOR;
 use farmhand_core::{Error, Result};
 use serde::Deserialize;
 
-use super::read::{decompressed, json_error};
+use super::records::{decompressed, json_error};
 
 /// The baseline's name where nothing says it.
 const UNKNOWN_BASELINE: &str = "baseline";
@@ -99,7 +99,7 @@ pub(super) fn read_instructions(path: &Path) -> Result<Instructions> {
 }
 
 /// A file's name without folders and known endings.
-fn stem(path: &Path) -> String {
+pub(super) fn stem(path: &Path) -> String {
     let mut name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     for ending in [".gz", ".zst", ".jsonl", ".ndjson", ".json", ".parquet"] {
         if let Some(shorter) = name.strip_suffix(ending).filter(|shorter| !shorter.is_empty()) {

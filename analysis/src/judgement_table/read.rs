@@ -1,19 +1,15 @@
 //! Files of judgements into the table: AlpacaEval's annotations and the compact form fast, every other known form through
 //! `farmhand_core`'s readers.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use farmhand_core::data::{BadRecord, BadRecords, Location, ReadOptions, ReadReport, UNKNOWN_ANNOTATOR, read_judgements};
 use farmhand_core::types::{Judgement, Outcome};
 use farmhand_core::{Error, Result};
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::line::{Cell, Item, Line};
 use super::origin::{Instructions, Origin, read_instructions};
+use super::records::{Flow, NOT_FINITE, Take, read_each};
 use super::{JudgementRow, JudgementTable, TableOptions};
 use crate::parquet::read_parquet_records;
 
@@ -68,107 +64,12 @@ enum Found {
 
 impl Sink<'_> {
     fn file(&mut self) -> Result<()> {
-        let path = self.path;
-        if starts_with(path, b"PAR1")? {
-            return self.parquet();
-        }
-        let mut reader = decompressed(path)?;
-        let io = |error| Error::io("read", path, error);
-        let mut head = Vec::new();
-        while head.iter().all(u8::is_ascii_whitespace) {
-            if reader.read_until(b'\n', &mut head).map_err(io)? == 0 {
-                break;
-            }
-            if head.starts_with(&[0xef, 0xbb, 0xbf]) {
-                head[..3].fill(b' ');
-            }
-        }
-        if head.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-            let mut bytes = head;
-            reader.read_to_end(&mut bytes).map_err(io)?;
-            return self.list(&bytes);
-        }
-        if serde_json::from_slice::<Item<'_>>(&head).is_err() {
+        let is_understood = read_each(self.path, self)?;
+        match self.found {
+            Some(Found::Other { lacks_verdict }) => self.other_form(lacks_verdict),
             // An object over several lines, a broken line, or no JSON: the thorough reader tells which.
-            return self.other_form(false);
-        }
-        self.lines(head, reader)
-    }
-
-    /// JSON Lines, of which `head` are the first.
-    fn lines(&mut self, head: Vec<u8>, mut reader: impl BufRead) -> Result<()> {
-        let path = self.path;
-        let n_blank = head.iter().take_while(|byte| byte.is_ascii_whitespace()).filter(|byte| **byte == b'\n').count();
-        let (mut line, mut number) = (head, n_blank as u64);
-        loop {
-            number += 1;
-            if !line.iter().all(u8::is_ascii_whitespace) {
-                match serde_json::from_slice::<Item<'_>>(&line) {
-                    Ok(item) => self.take(Location::Line(number), item)?,
-                    Err(error) => self.bad(Location::Line(number), json_problem(&line, &error))?,
-                }
-                if let Some(Found::Other { lacks_verdict }) = self.found {
-                    return self.other_form(lacks_verdict);
-                }
-            }
-            line.clear();
-            if reader.read_until(b'\n', &mut line).map_err(|error| Error::io("read", path, error))? == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// A JSON list.
-    fn list(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut failure = None;
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let read =
-            ListSeed { sink: self, failure: &mut failure }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        if let Some(Found::Other { lacks_verdict }) = self.found {
-            return self.other_form(lacks_verdict);
-        }
-        read.map_err(|error| {
-            let start = nth_line(bytes, error.line());
-            json_error(self.path, error.line() as u64, start, error)
-        })
-    }
-
-    fn parquet(&mut self) -> Result<()> {
-        for (row, record) in read_parquet_records(self.path)?.into_iter().enumerate() {
-            let line = Line::deserialize(serde_json::Value::Object(record))
-                .map_err(|error| Error::invalid_data(format!("`{}`, row {row}", self.path.display())).with_source(error))?;
-            self.take(Location::Row(row as u64), Item::Line(Box::new(line)))?;
-            if let Some(Found::Other { lacks_verdict }) = self.found {
-                return self.other_form(lacks_verdict);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a record; the first decides what the file is, and is not taken when the file is of another form.
-    fn take(&mut self, location: Location, item: Item<'_>) -> Result<()> {
-        let line = match item {
-            Item::Line(line) => line,
-            Item::Other(kind) => return self.bad(location, format!("expected an object, got {kind}")),
-        };
-        if self.found.is_none() {
-            let other = Found::Other { lacks_verdict: line.lacks_verdict() };
-            self.found = Some(if line.is_flat() { Found::Flat } else { other });
-        }
-        if self.found != Some(Found::Flat) {
-            return Ok(());
-        }
-        match self.add(&line) {
-            Ok(()) => {
-                let report = self.report();
-                report.n_records += 1;
-                Ok(())
-            }
-            Err(Trouble::Record(message)) => self.bad(location, message),
-            Err(Trouble::File(error)) => Err(error),
+            _ if !is_understood => self.other_form(false),
+            _ => Ok(()),
         }
     }
 
@@ -297,13 +198,43 @@ impl Sink<'_> {
         let n = self.table.files.last().map_or(0, |report| report.n_records);
         u32::try_from(n).unwrap_or(u32::MAX)
     }
+}
+
+impl Take for Sink<'_> {
+    /// Takes a record; the first decides what the file is, and is not taken when the file is of another form.
+    fn take(&mut self, location: Location, item: Item<'_>) -> Result<Flow> {
+        let line = match item {
+            Item::Line(line) => line,
+            Item::Other(kind) => {
+                self.bad(location, format!("expected an object, got {kind}"))?;
+                return Ok(Flow::GoOn);
+            }
+        };
+        if self.found.is_none() {
+            let other = Found::Other { lacks_verdict: line.lacks_verdict() };
+            self.found = Some(if line.is_flat() { Found::Flat } else { other });
+        }
+        if self.found != Some(Found::Flat) {
+            return Ok(Flow::Stop);
+        }
+        match self.add(&line) {
+            Ok(()) => self.report().n_records += 1,
+            Err(Trouble::Record(message)) => self.bad(location, message)?,
+            Err(Trouble::File(error)) => return Err(error),
+        }
+        Ok(Flow::GoOn)
+    }
 
     /// Stops at a bad record, or counts it.
     fn bad(&mut self, location: Location, message: String) -> Result<()> {
         if self.options.bad_records == BadRecords::Stop {
             let message = format!("`{}`, {location}: {message}", self.path.display());
-            return Err(Error::invalid_data(message)
-                .with_hint("mend the record, or leave bad ones out with `--skip-bad-records`, which counts them"));
+            let hint = if message.contains(NOT_FINITE) {
+                "write null where there is no number"
+            } else {
+                "mend the record, or leave bad ones out with `--skip-bad-records`, which counts them"
+            };
+            return Err(Error::invalid_data(message).with_hint(hint));
         }
         let report = self.report();
         report.n_records += 1;
@@ -330,44 +261,6 @@ impl From<String> for Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         Self::File(error)
-    }
-}
-
-/// Passes the elements of a list on one by one.
-struct ListSeed<'s, 't> {
-    sink: &'s mut Sink<'t>,
-    /// Our own error, which serde's cannot carry.
-    failure: &'s mut Option<Error>,
-}
-
-impl<'de> DeserializeSeed<'de> for ListSeed<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ListSeed<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of records")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while let Some(item) = list.next_element::<Item<'de>>()? {
-            if let Err(error) = self.sink.take(Location::Index(index), item) {
-                *self.failure = Some(error);
-                return Err(A::Error::custom("stopped"));
-            }
-            if matches!(self.sink.found, Some(Found::Other { .. })) {
-                return Err(A::Error::custom("another form"));
-            }
-            index += 1;
-        }
-        Ok(())
     }
 }
 
@@ -412,49 +305,4 @@ fn first_number(cells: [(&'static str, &Cell<'_>); 3]) -> Result<Option<f64>, St
         }
     }
     Ok(None)
-}
-
-fn starts_with(path: &Path, magic: &[u8]) -> Result<bool> {
-    let mut reader = BufReader::new(File::open(path).map_err(|error| Error::io("read", path, error))?);
-    Ok(reader.fill_buf().map_err(|error| Error::io("read", path, error))?.starts_with(magic))
-}
-
-/// A file's bytes, unpacked when its first ones say that it is gzip or zstd.
-pub(super) fn decompressed(path: &Path) -> Result<Box<dyn BufRead>> {
-    let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(|error| Error::io("read", path, error))?);
-    let start = reader.fill_buf().map_err(|error| Error::io("read", path, error))?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(reader))));
-    }
-    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let decoder = zstd::Decoder::with_buffer(reader).map_err(|error| Error::io("decompress", path, error))?;
-        return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
-    }
-    Ok(Box::new(reader))
-}
-
-/// What is wrong with a piece of JSON, where `error` found it.
-pub(super) fn json_error(path: &Path, line: u64, text: &[u8], error: serde_json::Error) -> Error {
-    let problem = json_problem(text, &error);
-    let error = Error::invalid_data(format!("`{}`, line {line}: {problem}", path.display()));
-    if problem.starts_with("a number that is not finite") {
-        return error.with_hint("write null where there is no number");
-    }
-    error.with_hint("a data file is a JSON list of objects, or one JSON object a line")
-}
-
-fn json_problem(line: &[u8], error: &serde_json::Error) -> String {
-    let at = error.column().saturating_sub(1).min(line.len());
-    let near = &line[at.saturating_sub(9)..(at + 9).min(line.len())];
-    let is_not_finite = [&b"NaN"[..], b"Infinity"].iter().any(|word| near.windows(word.len()).any(|part| part == *word));
-    if is_not_finite {
-        return format!("a number that is not finite at column {}, which JSON does not have", error.column());
-    }
-    let words = error.to_string();
-    format!("not valid JSON at column {}: {}", error.column(), words.split(" at line ").next().unwrap_or(&words))
-}
-
-/// A line of a text, by its number from 1.
-fn nth_line(bytes: &[u8], number: usize) -> &[u8] {
-    bytes.split(|byte| *byte == b'\n').nth(number.saturating_sub(1)).unwrap_or_default()
 }

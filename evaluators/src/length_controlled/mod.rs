@@ -14,6 +14,7 @@
 //! Where we differ: the optimum is exact ([`l1_logistic`]), difficulties are given row by row (joined by instruction, or by the
 //! row's position as the package does), and [`Fit::std_error_with_estimation`] counts what the package leaves out.
 
+pub mod covariates;
 mod cross_validation;
 mod difficulty;
 pub mod l1_logistic;
@@ -75,6 +76,10 @@ pub struct Fit {
     pub std_error_with_estimation: Option<f64>,
     /// The prediction for every instance, in [0, 1]: `[instances]`.
     pub predictions: Vec<f64>,
+    /// How far each instance moves the win rate, estimation counted: `[instances]`. Two models' differences, instruction by
+    /// instruction, say how well the difference of their win rates is known. `None` where
+    /// [`Fit::std_error_with_estimation`] is.
+    pub influences: Option<Vec<f64>>,
 }
 
 /// The regression's rows: regulariser first, then the instances with a verdict.
@@ -102,7 +107,7 @@ pub fn fit(instances: &[Instance], regulariser: &[RegulariserRow], c: Option<f64
         .map(|instance| sigmoid(weights.difficulty * instance.difficulty.unwrap_or(0.0) + weights.model))
         .collect();
     let estimate = crate::estimate::Estimate::of_mean(&predictions).expect("checked: some instances");
-    let std_error_with_estimation = uncertainty::std_error(&design, c, &w, instances, &predictions);
+    let influences = uncertainty::influences(&design, c, &w, instances, &predictions);
     Ok(Fit {
         weights,
         covariates: w[2 + place..].to_vec(),
@@ -110,8 +115,9 @@ pub fn fit(instances: &[Instance], regulariser: &[RegulariserRow], c: Option<f64
         cross_validation,
         win_rate: estimate.mean,
         std_error: estimate.std_error,
-        std_error_with_estimation,
+        std_error_with_estimation: influences.as_deref().map(uncertainty::std_error),
         predictions,
+        influences,
     })
 }
 

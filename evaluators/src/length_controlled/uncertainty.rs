@@ -2,13 +2,20 @@
 
 use super::{Design, Instance};
 
-/// The standard error of the mean prediction θ when the instances are drawn anew and the weights are fitted anew, at the same C.
+/// The standard error that follows from the influences of the instances: √(n / (n − 1) · Σ ψᵢ²).
+pub(super) fn std_error(influences: &[f64]) -> f64 {
+    let n = influences.len() as f64;
+    (influences.iter().map(|influence| influence * influence).sum::<f64>() * n / (n - 1.0)).sqrt()
+}
+
+/// How far each instance moves the mean prediction θ when the instances are drawn anew and the weights are fitted anew, at the
+/// same C: `[instances]`.
 ///
-/// By the influence of each instance: (qᵢ − θ) / n for its place in the mean, and −G·H⁻¹·ψᵢ for its pull on the weights, with G
+/// The influence of an instance: (qᵢ − θ) / n for its place in the mean, and −G·H⁻¹·ψᵢ for its pull on the weights, with G
 /// the gradient of θ, H the Hessian of C × the loss and ψᵢ the instance's own gradient, over the weights that are not zero (van
 /// der Vaart, 1998, section 5.3). The regulariser's rows are taken as given. `None` for a single instance, or where H has no
 /// inverse.
-pub(super) fn std_error(design: &Design, c: f64, w: &[f64], instances: &[Instance], predictions: &[f64]) -> Option<f64> {
+pub(super) fn influences(design: &Design, c: f64, w: &[f64], instances: &[Instance], predictions: &[f64]) -> Option<Vec<f64>> {
     let n = instances.len() as f64;
     if instances.len() < 2 {
         return None;
@@ -27,18 +34,17 @@ pub(super) fn std_error(design: &Design, c: f64, w: &[f64], instances: &[Instanc
     let g: Vec<f64> = active.iter().map(|j| gradient(*j)).collect();
     let pull = solve(design.rows.hessian_of(c, w, &active), g)?;
     let mean = predictions.iter().sum::<f64>() / n;
-    let mut squares = 0.0;
     let mut row = design.first_instance;
-    for (instance, q) in instances.iter().zip(predictions) {
+    let of_instance = |(instance, q): (&Instance, &f64)| {
         let mut influence = (q - mean) / n;
         if instance.p_win.is_some() {
             let psi = design.rows.gradient_of_row(row, c, w);
             influence -= active.iter().zip(&pull).map(|(j, pull)| pull * psi[*j]).sum::<f64>();
             row += 1;
         }
-        squares += influence * influence;
-    }
-    Some((squares * n / (n - 1.0)).sqrt())
+        influence
+    };
+    Some(instances.iter().zip(predictions).map(of_instance).collect())
 }
 
 /// x with A·x = b for a symmetric positive definite A, `[n, n]` row by row, by Cholesky's decomposition.

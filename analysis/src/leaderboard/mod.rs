@@ -1,5 +1,7 @@
 //! The leaderboard: one row a method, the best win rate first, from the evaluation reports of one or several runs.
 
+mod columns;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -9,36 +11,15 @@ use polars::prelude::*;
 use polars_io::SerWriter;
 use polars_io::csv::write::CsvWriter;
 
+pub(crate) use columns::interval;
+use columns::{
+    ALPACA_EVAL_2_COLUMNS, ALPACA_EVAL_COLUMNS, INSIDE_OTHERS, INTERVALS, KNOWN_COLUMNS, header, is_count, number_columns,
+    numbers,
+};
+
 use crate::number::{fixed, significant};
 use crate::run_files::RunFiles;
 use crate::table::{Align, Table};
-
-/// The 97.5 % quantile of the normal distribution, for intervals that an evaluator left to us.
-const NORMAL_975: f64 = 1.959_963_984_540_054;
-
-/// The columns of numbers in the order in which they are shown; others follow in alphabetical order.
-const KNOWN_COLUMNS: [&str; 16] = [
-    "win_rate",
-    "standard_error",
-    "interval_low",
-    "interval_high",
-    "length_controlled_winrate",
-    "lc_standard_error",
-    "discrete_win_rate",
-    "n_wins",
-    "n_wins_base",
-    "n_draws",
-    "n_total",
-    "n_failed",
-    "avg_length",
-    "mean_reward",
-    "n_labels",
-    "n_seeds",
-];
-
-/// AlpacaEval's columns, in its order; a leaderboard file of ours starts with them.
-const ALPACA_EVAL_COLUMNS: [&str; 9] =
-    ["win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate", "mode", "avg_length"];
 
 /// What was measured on one model: one row to be.
 #[derive(Debug, Clone)]
@@ -55,6 +36,8 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Leaderboard {
     frame: DataFrame,
+    /// The columns of numbers in a table for people, where they were chosen.
+    shown: Option<Vec<String>>,
     /// Metrics that are percentages.
     percent: BTreeSet<String>,
     /// Metrics of which more is better: what a leaderboard shows of those it does not know.
@@ -98,18 +81,32 @@ impl Leaderboard {
             }
         }));
         let frame = DataFrame::new(entries.len(), columns).map_err(frame_error)?;
-        let order = SortMultipleOptions::default()
-            .with_order_descending_multi([true, false, false])
-            .with_nulls_last(true)
-            .with_maintain_order(true);
-        let frame = frame.sort(["win_rate", "model", "run"], order).map_err(frame_error)?;
-        let frame = frame.with_row_index("rank".into(), Some(1)).map_err(frame_error)?;
+        let frame = ranked(&frame, "win_rate")?;
         let metrics = entries.iter().flat_map(|entry| &entry.reports).flat_map(|report| &report.metrics);
         let named = |wanted: fn(&Metric) -> bool| {
             metrics.clone().filter(|metric| wanted(metric)).map(|metric| metric.name.clone()).collect()
         };
         let (percent, qualities) = (named(|metric| metric.unit == "%"), named(|metric| metric.higher_is_better == Some(true)));
-        Ok(Self { frame, percent, qualities })
+        Ok(Self { frame, shown: None, percent, qualities })
+    }
+
+    /// The same models, ranked by another column: the highest number first, models without one last, ties by name.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    pub fn ranked_by(self, column: &str) -> Result<Self> {
+        if self.frame.column(column).is_err() {
+            let names: Vec<&str> = self.frame.columns().iter().map(|column| column.name().as_str()).collect();
+            return Err(Error::invalid_config(format!("no column `{column}` to rank by; there are `{}`", names.join("`, `"))));
+        }
+        let frame = ranked(&self.frame.drop("rank").map_err(frame_error)?, column)?;
+        Ok(Self { frame, ..self })
+    }
+
+    /// The same, with these columns of numbers in tables for people, as far as they are there; files have all.
+    #[must_use]
+    pub fn showing<S: Into<String>>(self, columns: impl IntoIterator<Item = S>) -> Self {
+        Self { shown: Some(columns.into_iter().map(Into::into).collect()), ..self }
     }
 
     /// The data: `rank`, `run`, `model`, `reference`, `annotator`, then one column a number, as in the CSV file.
@@ -148,7 +145,13 @@ impl Leaderboard {
         for name in ALPACA_EVAL_COLUMNS {
             columns.push(if name == "mode" { mode.clone() } else { self.column_or_empty(name) });
         }
-        let known = |name: &str| ["rank", "model"].contains(&name) || ALPACA_EVAL_COLUMNS.contains(&name);
+        columns.extend(ALPACA_EVAL_2_COLUMNS.iter().filter_map(|name| self.frame.column(name).ok()).cloned());
+        let known = |name: &str| {
+            ["rank", "model"].contains(&name)
+                || ALPACA_EVAL_COLUMNS.contains(&name)
+                || ALPACA_EVAL_2_COLUMNS.contains(&name)
+                || name == "run" && !self.has_runs()
+        };
         columns.extend(self.frame.columns().iter().filter(|column| !known(column.name())).cloned());
         let mut frame = DataFrame::new(self.len(), columns).map_err(frame_error)?;
         let mut out = Vec::new();
@@ -189,7 +192,7 @@ impl Leaderboard {
         columns.push(("Model".to_owned(), Align::Left));
         let mut rows: Vec<Vec<String>> = (0..self.len()).map(|row| self.names(row)).collect();
         for name in self.shown_numbers() {
-            columns.push((self.header(&name), Align::Right));
+            columns.push((header(&name, self.percent.contains(&name)), Align::Right));
             for (index, row) in rows.iter_mut().enumerate() {
                 row.push(self.cell(&name, index));
             }
@@ -207,33 +210,12 @@ impl Leaderboard {
     /// The columns of numbers that get a column of their own in a table for people: the known ones, and of others
     /// those of which more is better. The files have all.
     fn shown_numbers(&self) -> Vec<String> {
-        let names = self.frame.columns().iter().map(|column| column.name().as_str());
-        let hidden = ["interval_high", "lc_standard_error"];
-        let shown = |name: &&str| KNOWN_COLUMNS.contains(name) && !hidden.contains(name) || self.qualities.contains(*name);
-        names.filter(shown).map(str::to_owned).collect()
-    }
-
-    fn header(&self, name: &str) -> String {
-        match name {
-            "win_rate" => "Win rate (%)".to_owned(),
-            "standard_error" => "SE".to_owned(),
-            "interval_low" => "95 % interval".to_owned(),
-            "length_controlled_winrate" => "LC win rate (%)".to_owned(),
-            "discrete_win_rate" => "Discrete (%)".to_owned(),
-            "n_wins" => "Wins".to_owned(),
-            "n_wins_base" => "Losses".to_owned(),
-            "n_draws" => "Ties".to_owned(),
-            "n_total" => "n".to_owned(),
-            "n_failed" => "Failed".to_owned(),
-            "avg_length" => "Length (chars)".to_owned(),
-            "n_labels" => "Labels".to_owned(),
-            "n_seeds" => "Seeds".to_owned(),
-            other => {
-                let words = other.replace('_', " ");
-                let mut letters = words.chars();
-                let capital =
-                    letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default();
-                if self.percent.contains(other) { format!("{capital} (%)") } else { capital }
+        let names = self.frame.columns().iter().map(|column| column.name().as_str()).filter(|name| !INSIDE_OTHERS.contains(name));
+        match &self.shown {
+            Some(shown) => names.filter(|name| shown.iter().any(|wanted| wanted == name)).map(str::to_owned).collect(),
+            None => {
+                let shown = |name: &&str| KNOWN_COLUMNS.contains(name) || self.qualities.contains(*name);
+                names.filter(shown).map(str::to_owned).collect()
             }
         }
     }
@@ -243,17 +225,25 @@ impl Leaderboard {
         let write = |value: f64| match name {
             _ if is_count(name) => fixed(value, 0),
             "win_rate" | "standard_error" | "discrete_win_rate" | "length_controlled_winrate" => fixed(value, 2),
-            "interval_low" => fixed(value, 1),
+            "elo" => fixed(value, 0),
+            "p_above" => fixed(value, 3),
+            "detectable_difference" | "price_per_1000" => fixed(value, 2),
             "mean_reward" => fixed(value, 3),
             _ if self.percent.contains(name) => fixed(value, 2),
+            _ if INTERVALS.iter().any(|(low, ..)| *low == name) => fixed(value, 1),
             _ => significant(value),
         };
+        if let Some((_, high, _)) = INTERVALS.iter().find(|(low, ..)| *low == name) {
+            let high = self.number(high, row).unwrap_or(value);
+            return format!("{} – {}", write(value), write(high));
+        }
         let error = match name {
-            "interval_low" => {
-                let high = self.number("interval_high", row).unwrap_or(value);
-                return format!("{} – {}", write(value), write(high));
-            }
             "win_rate" => None, // has its own column
+            "elo" => {
+                let half = self.number("elo_high", row).zip(self.number("elo_low", row)).map(|(high, low)| (high - low) / 2.0);
+                return half.map_or_else(|| write(value), |half| format!("{} ± {}", write(value), write(half)));
+            }
+            "p_above" if value < 0.000_5 => return "< 0.001".to_owned(),
             "length_controlled_winrate" => self.number("lc_standard_error", row),
             _ => self.number(&format!("{name}_standard_error"), row),
         };
@@ -261,6 +251,11 @@ impl Leaderboard {
             Some(error) => format!("{} ± {}", write(value), write(error)),
             None => write(value),
         }
+    }
+
+    /// Whether any row belongs to a run.
+    fn has_runs(&self) -> bool {
+        (0..self.len()).any(|row| self.text("run", row).is_some_and(|run| !run.is_empty()))
     }
 
     fn distinct(&self, column: &str) -> usize {
@@ -289,62 +284,14 @@ pub(crate) fn entries_of(run: &RunFiles) -> Vec<Entry> {
     run.by_method().into_iter().map(entry).filter(|entry| !entry.reports.is_empty()).collect()
 }
 
-/// Whether a column holds whole numbers. AlpacaEval cuts the mean length to one.
-fn is_count(name: &str) -> bool {
-    name.starts_with("n_") || name == "avg_length" || name == "rank"
-}
-
-/// The finite numbers of one entry by column name.
-fn numbers(entry: &Entry) -> BTreeMap<String, f64> {
-    let mut row = BTreeMap::new();
-    for metric in entry.reports.iter().flat_map(|report| &report.metrics) {
-        if !metric.value.is_finite() || row.contains_key(&metric.name) {
-            continue;
-        }
-        row.insert(metric.name.clone(), metric.value);
-        if let Some(error) = metric.std_error.filter(|error| error.is_finite()) {
-            row.insert(error_column(&metric.name), error);
-        }
-        if metric.name == "win_rate" {
-            row.entry("n_total".to_owned()).or_insert(metric.n as f64);
-            if let Some([low, high]) = interval(metric) {
-                row.extend([("interval_low".to_owned(), low), ("interval_high".to_owned(), high)]);
-            }
-        }
-    }
-    // The number of verdicts as the evaluator counted them, if it did, wins over the win rate's own n.
-    let counted = entry.reports.iter().find_map(|report| report.metric("n_total"));
-    row.extend(counted.map(|metric| ("n_total".to_owned(), metric.value)));
-    row
-}
-
-fn error_column(metric: &str) -> String {
-    match metric {
-        "win_rate" => "standard_error".to_owned(),
-        "length_controlled_winrate" => "lc_standard_error".to_owned(),
-        other => format!("{other}_standard_error"),
-    }
-}
-
-/// The metric's 95 % interval; where the evaluator gave none, the normal one within 0 to 100 %.
-pub(crate) fn interval(metric: &Metric) -> Option<[f64; 2]> {
-    let finite = |ends: &[f64; 2]| ends.iter().all(|end| end.is_finite());
-    metric.interval.filter(finite).or_else(|| {
-        let half = NORMAL_975 * metric.std_error?;
-        let ends =
-            [metric.value - half, metric.value + half].map(|end| if metric.unit == "%" { end.clamp(0.0, 100.0) } else { end });
-        finite(&ends).then_some(ends)
-    })
-}
-
-/// The names of the number columns in order; `win_rate` is always there, so that a table can be sorted by it.
-fn number_columns(rows: &[BTreeMap<String, f64>]) -> Vec<String> {
-    let mut names: BTreeSet<&str> = rows.iter().flat_map(|row| row.keys().map(String::as_str)).collect();
-    names.insert("win_rate");
-    let position = |name: &str| KNOWN_COLUMNS.iter().position(|known| *known == name).unwrap_or(KNOWN_COLUMNS.len());
-    let mut names: Vec<&str> = names.into_iter().collect();
-    names.sort_by_key(|name| (position(name), *name));
-    names.into_iter().map(str::to_owned).collect()
+/// The rows by a column, the highest number first, with their rank in front.
+fn ranked(frame: &DataFrame, column: &str) -> Result<DataFrame> {
+    let order = SortMultipleOptions::default()
+        .with_order_descending_multi([true, false, false])
+        .with_nulls_last(true)
+        .with_maintain_order(true);
+    let frame = frame.sort([column, "model", "run"], order).map_err(frame_error)?;
+    frame.with_row_index("rank".into(), Some(1)).map_err(frame_error)
 }
 
 fn number(column: &Column, row: usize) -> Option<f64> {

@@ -1,0 +1,329 @@
+//! Length control of a whole leaderboard: where the difficulties come from, how they are joined, what each fit gave.
+
+mod published;
+mod weights;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use farmhand_core::run::write_atomic;
+use farmhand_core::{Error, Result};
+use farmhand_evaluators::length_controlled::covariates::Covariate;
+use farmhand_evaluators::length_controlled::{
+    Fit, Instance, JudgedModel, ModelWeights, RegulariserRow, estimate_difficulty, fit,
+};
+use serde::Serialize;
+
+pub use published::PublishedLengthControl;
+pub use weights::WeightTable;
+
+use crate::csv_rows::cell;
+use crate::judgement_table::JudgementTable;
+use crate::standings::{Chosen, Judged};
+
+/// The standard deviation that estimated difficulties are expected to have, in logits: that of AlpacaEval's published ones.
+const PRIOR_SD: f64 = 1.5;
+/// So many models at least tell a hard instruction from a bad answer.
+const FEWEST_MODELS: usize = 3;
+
+/// How a published difficulty finds its row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Join {
+    /// By the instruction.
+    #[default]
+    Instruction,
+    /// By the row's place among the model's, as AlpacaEval does: off by some rows from the first missing one on.
+    Row,
+}
+
+/// How lengths are controlled.
+#[derive(Debug, Clone, Default)]
+pub struct LengthControl {
+    /// The published vectors; without them difficulties are estimated from the judgements of three models or more.
+    pub published: Option<PublishedLengthControl>,
+    /// How they are joined.
+    pub join: Join,
+    /// Models of the table that are verbose or concise versions of the baseline: their rows tie the slopes of length and
+    /// difficulty down, in place of the published ones.
+    pub gamed: Vec<String>,
+    /// Further properties whose part is taken out.
+    pub covariates: Vec<Covariate>,
+}
+
+/// Where difficulties came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DifficultySource {
+    /// A folder of published ones.
+    Published,
+    /// The judgements themselves.
+    Estimated,
+    /// None are used.
+    None,
+}
+
+/// What length control of a leaderboard gave.
+#[derive(Debug, Clone)]
+pub struct ControlledLengths {
+    /// The fit of each model: `[models]`; `None` for the baseline against itself.
+    pub(crate) fits: Vec<Option<Fit>>,
+    /// The number of each instance's instruction: `[models, instances]`.
+    pub(crate) instructions: Vec<Vec<u32>>,
+    /// Where the difficulties came from.
+    pub source: DifficultySource,
+    /// How many rows tie the slopes down.
+    pub n_regulariser: usize,
+    /// How it was done, in words.
+    pub how: String,
+    /// Estimated difficulties with the instructions they belong to.
+    pub estimated: Vec<(String, f64)>,
+}
+
+impl ControlledLengths {
+    /// Writes estimated difficulties in the form of the published ones, with the instructions beside them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn write_difficulties(&self, path: &Path) -> Result<()> {
+        let mut text = "index,instruction_difficulty,instruction\n".to_owned();
+        for (index, (instruction, difficulty)) in self.estimated.iter().enumerate() {
+            text += &format!("{index},{difficulty:.16},{}\n", cell(instruction));
+        }
+        write_atomic(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::io("write", path, error)))
+    }
+}
+
+/// Fits every model; `progress` is told how many are done.
+///
+/// # Errors
+/// When lengths, texts or difficulties are missing, or a fit is refused.
+pub(crate) fn control_lengths(
+    table: &JudgementTable,
+    chosen: &Chosen,
+    options: &LengthControl,
+    progress: &mut dyn FnMut(usize),
+) -> Result<ControlledLengths> {
+    let deltas: Vec<Vec<f64>> = chosen.judged.iter().map(|one| deltas(table, one)).collect::<Result<_>>()?;
+    let covariates: Vec<Vec<Vec<f64>>> =
+        chosen.judged.iter().map(|one| covariates(table, one, &options.covariates)).collect::<Result<_>>()?;
+    let mut difficulties = Difficulties::of(table, chosen, &deltas, options)?;
+    let mut regulariser = options.published.as_ref().map(|published| published.gamed.clone()).unwrap_or_default();
+    if !options.gamed.is_empty() {
+        regulariser = own_regulariser(table, chosen, &deltas, &difficulties, &options.gamed)?;
+    }
+    if difficulties.source == DifficultySource::None {
+        regulariser.iter_mut().for_each(|row| row.difficulty = 0.0);
+    }
+    let mut fits = Vec::with_capacity(chosen.judged.len());
+    for (i, one) in chosen.judged.iter().enumerate() {
+        if table.models().name(one.model) == chosen.baseline {
+            fits.push(None);
+            continue;
+        }
+        let instances: Vec<Instance> = (0..one.rows.len())
+            .map(|k| Instance {
+                delta_len: deltas[i][k],
+                difficulty: difficulties.of_row(table, one, k),
+                covariates: covariates[i][k].clone(),
+                p_win: p_win(table, one.rows[k]),
+            })
+            .collect();
+        let fitted = fit(&instances, &regulariser, None)
+            .map_err(|error| error.context(format!("length control of `{}`", table.models().name(one.model))))?;
+        fits.push(Some(fitted));
+        progress(i + 1);
+    }
+    let n_regulariser = regulariser.iter().filter(|row| row.p_win.is_some()).count();
+    if n_regulariser == 0 {
+        difficulties.how += "; no rows of a gamed baseline tie the slopes down";
+    }
+    let instructions = chosen.judged.iter().map(|one| one.rows.iter().map(|row| table.instruction[*row]).collect()).collect();
+    Ok(ControlledLengths {
+        fits,
+        instructions,
+        source: difficulties.source,
+        n_regulariser,
+        how: difficulties.how,
+        estimated: difficulties.estimated,
+    })
+}
+
+/// The weights of every fitted model, the baseline's all 0 in front.
+pub(crate) fn weights(table: &JudgementTable, chosen: &Chosen, controlled: &ControlledLengths) -> WeightTable {
+    let mut weights = WeightTable::default();
+    weights.set(&chosen.baseline, ModelWeights::default());
+    for (one, fit) in chosen.judged.iter().zip(&controlled.fits) {
+        if let Some(fit) = fit {
+            weights.set(table.models().name(one.model), fit.weights);
+        }
+    }
+    weights
+}
+
+fn p_win(table: &JudgementTable, row: usize) -> Option<f64> {
+    Some(table.preference[row] - 1.0).filter(|p| !p.is_nan())
+}
+
+/// The length of the baseline's answer minus the model's, of each row of a model.
+fn deltas(table: &JudgementTable, one: &Judged) -> Result<Vec<f64>> {
+    let delta = |row: &usize| {
+        let judged = table.row(*row);
+        let (Some(first), Some(second)) = (judged.len_1, judged.len_2) else {
+            let (path, record) = (table.path_of(*row).display(), judged.position + 1);
+            return Err(Error::missing_input(format!("`{path}`, record {record}: the lengths of the answers are not known"))
+                .with_hint("length control needs `output_1` and `output_2`, or `len_1` and `len_2`, in every record"));
+        };
+        Ok(f64::from(first) - f64::from(second))
+    };
+    one.rows.iter().map(delta).collect()
+}
+
+/// The covariates of the baseline's answer minus those of the model's, of each row of a model.
+fn covariates(table: &JudgementTable, one: &Judged, wanted: &[Covariate]) -> Result<Vec<Vec<f64>>> {
+    let of_row = |row: &usize| {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let judged = table.row(*row);
+        let Some((first, second)) = judged.outputs else {
+            let (path, record) = (table.path_of(*row).display(), judged.position + 1);
+            return Err(Error::missing_input(format!("`{path}`, record {record}: the texts of the answers are not there"))
+                .with_hint("`--lc-covariates` needs `output_1` and `output_2` in every record"));
+        };
+        Ok(wanted.iter().map(|one| one.of(judged.instruction, first) - one.of(judged.instruction, second)).collect())
+    };
+    one.rows.iter().map(of_row).collect()
+}
+
+/// The difficulties of a leaderboard's rows.
+struct Difficulties {
+    source: DifficultySource,
+    how: String,
+    /// By the instruction's number, or by the row's place.
+    values: Vec<f64>,
+    by_row: bool,
+    estimated: Vec<(String, f64)>,
+}
+
+impl Difficulties {
+    fn of(table: &JudgementTable, chosen: &Chosen, deltas: &[Vec<f64>], options: &LengthControl) -> Result<Self> {
+        let Some(published) = &options.published else { return Self::estimated(table, chosen, deltas) };
+        let of = |values, by_row, how: String| {
+            let how = format!("{} published difficulties, {how}", published.n_instructions());
+            Self { source: DifficultySource::Published, how, values, by_row, estimated: Vec::new() }
+        };
+        if options.join == Join::Row {
+            let longest = chosen.judged.iter().max_by_key(|one| one.rows.len());
+            if let Some(one) = longest.filter(|one| one.rows.len() > published.n_instructions()) {
+                let (name, n) = (table.models().name(one.model), one.rows.len());
+                let message =
+                    format!("`{name}` has {n} rows, but there are {} published difficulties", published.n_instructions());
+                return Err(Error::invalid_data(message)
+                    .with_hint("join by instruction, or leave `--lc-data` out to estimate difficulties"));
+            }
+            return Ok(of(published.difficulty.clone(), true, "joined by the rows' places, as AlpacaEval does".to_owned()));
+        }
+        let (places, how) = published.places(table)?;
+        let mut values = vec![f64::NAN; table.instructions().len()];
+        for (instruction, place) in places.into_iter().enumerate() {
+            if let Some(difficulty) = place.and_then(|place| published.difficulty.get(place)) {
+                values[instruction] = *difficulty;
+            }
+        }
+        let mut without: Vec<u32> = chosen.judged.iter().flat_map(|one| &one.rows).map(|row| table.instruction[*row]).collect();
+        without.retain(|instruction| values[*instruction as usize].is_nan());
+        without.sort_unstable();
+        without.dedup();
+        if let Some(first) = without.first() {
+            let question: String = table.instructions().name(*first).chars().take(60).collect();
+            let message = format!("{} instructions have no published difficulty, for example `{question}`", without.len());
+            return Err(Error::invalid_data(message).with_hint(
+                "the published ones belong to AlpacaEval's 805; leave `--lc-data` out to estimate them from your judgements",
+            ));
+        }
+        Ok(of(values, false, how))
+    }
+
+    fn estimated(table: &JudgementTable, chosen: &Chosen, deltas: &[Vec<f64>]) -> Result<Self> {
+        let others: Vec<usize> =
+            (0..chosen.judged.len()).filter(|i| table.models().name(chosen.judged[*i].model) != chosen.baseline).collect();
+        if others.len() < FEWEST_MODELS {
+            let how = format!("without difficulties: {} models are too few to estimate them from", others.len());
+            return Ok(Self { source: DifficultySource::None, how, values: Vec::new(), by_row: false, estimated: Vec::new() });
+        }
+        // The instructions that occur, numbered without gaps.
+        let mut number: HashMap<u32, usize> = HashMap::new();
+        let mut names: Vec<u32> = Vec::new();
+        let mut models = Vec::with_capacity(others.len());
+        for i in &others {
+            let (one, scale) = (&chosen.judged[*i], one_over_sd(&deltas[*i]));
+            let mut judged = JudgedModel::default();
+            for (row, delta) in one.rows.iter().zip(&deltas[*i]) {
+                let instruction = table.instruction[*row];
+                let k = *number.entry(instruction).or_insert_with(|| {
+                    names.push(instruction);
+                    names.len() - 1
+                });
+                if let Some(p) = p_win(table, *row) {
+                    judged.verdicts.push((k, (delta * scale).tanh(), p));
+                }
+            }
+            models.push(judged);
+        }
+        let found = estimate_difficulty(&models, names.len(), PRIOR_SD)?;
+        let mut values = vec![0.0; table.instructions().len()];
+        for (instruction, difficulty) in names.iter().zip(&found.difficulty) {
+            values[*instruction as usize] = *difficulty;
+        }
+        let estimated =
+            names.iter().zip(&found.difficulty).map(|(i, d)| (table.instructions().name(*i).to_owned(), *d)).collect();
+        let how = format!(
+            "difficulties of {} instructions estimated from these {} models: not AlpacaEval's numbers",
+            names.len(),
+            models.len()
+        );
+        Ok(Self { source: DifficultySource::Estimated, how, values, by_row: false, estimated })
+    }
+
+    /// The difficulty of a model's k-th row.
+    fn of_row(&self, table: &JudgementTable, one: &Judged, k: usize) -> Option<f64> {
+        match self.source {
+            DifficultySource::None => None,
+            _ if self.by_row => self.values.get(k).copied(),
+            _ => self.values.get(table.instruction[one.rows[k]] as usize).copied(),
+        }
+    }
+}
+
+/// The regulariser made of judged versions of the baseline.
+fn own_regulariser(
+    table: &JudgementTable,
+    chosen: &Chosen,
+    deltas: &[Vec<f64>],
+    difficulties: &Difficulties,
+    gamed: &[String],
+) -> Result<Vec<RegulariserRow>> {
+    let mut rows = Vec::new();
+    for name in gamed {
+        let Some(i) = chosen.judged.iter().position(|one| table.models().name(one.model) == name) else {
+            return Err(Error::missing_input(format!("no judgement is on `{name}`, which is to tie the slopes of length down"))
+                .with_hint("`--lc-gamed` names judged models: verbose or concise versions of the baseline"));
+        };
+        let (one, scale) = (&chosen.judged[i], one_over_sd(&deltas[i]));
+        rows.extend((0..one.rows.len()).map(|k| RegulariserRow {
+            std_delta_len: deltas[i][k] * scale,
+            difficulty: difficulties.of_row(table, one, k).unwrap_or(0.0),
+            p_win: p_win(table, one.rows[k]),
+        }));
+    }
+    Ok(rows)
+}
+
+/// One over the sample standard deviation; 0 where all are equal.
+fn one_over_sd(values: &[f64]) -> f64 {
+    let sd = farmhand_evaluators::estimate::Estimate::of_mean(values)
+        .and_then(|estimate| estimate.std_error)
+        .map_or(0.0, |error| error * (values.len() as f64).sqrt());
+    if sd > 0.0 { 1.0 / sd } else { 0.0 }
+}
