@@ -28,7 +28,8 @@ impl Source {
 
     /// The code above the unit tests; none of a file that is a test.
     fn shipped(&self) -> &str {
-        let test_file = self.path.starts_with("tests/") || self.path.contains("/tests/") || self.path.contains("/benches/");
+        let in_folder = self.path.starts_with("tests/") || self.path.contains("/tests/") || self.path.contains("/benches/");
+        let test_file = in_folder || self.path.ends_with("/tests.rs");
         if test_file { "" } else { self.code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default() }
     }
 }
