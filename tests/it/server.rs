@@ -68,7 +68,7 @@ fn an_interrupted_command_goes_on_where_the_server_failed() {
     });
     generate(dir.path(), &server.base_url(), &["--set", "api=chat"]).expect_error(&["prompt format `none`"], Some("completions"));
     n_answered.store(0, Ordering::SeqCst);
-    let accepted = ["--set", "template=server", "--set", "api=chat", "--set", "retries=0"];
+    let accepted = ["--set", "template=server", "--set", "api=chat", "--set", "server.retries=0"];
     generate(dir.path(), &server.base_url(), &accepted)
         .expect_error(&["answered 500", "out of memory"], Some("goes on from there"));
 
