@@ -155,6 +155,10 @@ impl Annotator for BothOrders {
         results
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.inner.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         let shown: Vec<Comparison> = comparisons.iter().cloned().chain(comparisons.iter().map(Comparison::swapped)).collect();
         let both = self.inner.forecast(&shown, ctx)?;

@@ -210,6 +210,10 @@ impl Annotator for Cached {
         outcomes.into_iter().enumerate().map(result).collect()
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.inner.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         // A look at what is not there would make it.
         let known = if self.path.exists() { self.recall(comparisons, ctx)?.outcomes } else { vec![None; comparisons.len()] };

@@ -63,6 +63,10 @@ impl Annotator for CountedAnnotator {
         }
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.inner.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         self.inner.forecast(comparisons, ctx)
     }

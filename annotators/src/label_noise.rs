@@ -133,6 +133,10 @@ impl Annotator for LabelNoise {
         coins.into_iter().map(result).collect()
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.inner.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         let open: Vec<Comparison> =
             comparisons.iter().filter(|comparison| self.coin(comparison, ctx.seed).is_none()).cloned().collect();

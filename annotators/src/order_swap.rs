@@ -99,6 +99,10 @@ impl Annotator for OrderSwap {
         results.into_iter().zip(swapped).map(|(result, swapped)| if swapped { turn(result) } else { result }).collect()
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.inner.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         let show = |comparison: &Comparison| match self.is_swapped(comparison, ctx.seed) {
             true => comparison.swapped(),

@@ -146,6 +146,10 @@ impl Annotator for Pool {
         chosen.iter().map(|member| answers[*member].next().expect("the gate gives one result a comparison")).collect()
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.members.iter().filter_map(|member| member.annotator.comparisons_at_once()).max()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         let mut forecast = Forecast::default();
         for (i, member) in self.members.iter().enumerate() {

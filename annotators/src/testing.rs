@@ -15,7 +15,7 @@ pub(crate) struct Desk {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) cancel: CancelFlag,
     pub(crate) events: RecordedEvents,
-    stage: StageDir,
+    pub(crate) stage: StageDir,
 }
 
 impl Desk {

@@ -51,6 +51,10 @@ impl Annotator for TieIfIdentical {
         comparisons.iter().map(result).collect()
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.0.comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         let open: Vec<Comparison> = comparisons.iter().filter(|comparison| !is_identical(comparison)).cloned().collect();
         Ok(self.0.forecast(&open, ctx)?.with_settled(comparisons.len() - open.len()))

@@ -18,6 +18,12 @@ pub trait Annotator: Send + Sync {
     /// depends on its comparison and `ctx.seed`, never on position or batch.
     async fn annotate(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Vec<Result<Annotation>>;
 
+    /// How many comparisons it wants in one call, where that matters: a judge that is asked in batches, which a server answers within
+    /// a day, wants all of them at once. `None`: as many as suits the caller.
+    fn comparisons_at_once(&self) -> Option<usize> {
+        None
+    }
+
     /// What judging these comparisons would take; asks nobody. One that asks no server need not say anything.
     ///
     /// # Errors

@@ -123,6 +123,7 @@ impl ModelPrice {
 pub struct Pricing {
     own: Option<Prices>,
     table: PriceTable,
+    in_batches: bool,
     unknown: Mutex<Unknown>,
 }
 
@@ -167,12 +168,19 @@ impl Pricing {
     /// As [`PriceTable::read`].
     pub fn new(own: Option<Prices>, table: Option<&Path>) -> Result<Self> {
         let table = table.map_or_else(|| Ok(PriceTable::embedded().clone()), PriceTable::read)?;
-        Ok(Self { own, table, unknown: Mutex::default() })
+        Ok(Self { own, table, in_batches: false, unknown: Mutex::default() })
+    }
+
+    /// The same for requests that go in batches: the table's discount is taken off; prices that a user set are taken as they are.
+    #[must_use]
+    pub fn in_batches(self) -> Self {
+        Self { in_batches: true, ..self }
     }
 
     /// The prices of a model today.
     pub fn prices(&self, model: &str) -> Option<Prices> {
-        self.own.or_else(|| self.table.price(model, Date::now()).map(|price| price.prices))
+        let listed = |price: ModelPrice| if self.in_batches { price.in_batches() } else { price.prices };
+        self.own.or_else(|| self.table.price(model, Date::now()).map(listed))
     }
 
     /// What an answer cost, in US dollars. `answered_by` is the model in the server's word, which is often the exact version;

@@ -158,7 +158,8 @@ pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &Run
         }
         Ok(judged)
     };
-    let judged = ctx.block_on(chunked_side_by_side(&distinct, (CHUNK, AT_A_TIME), "judged-chunks.jsonl", ctx, judge))?;
+    let chunk = annotator.comparisons_at_once().unwrap_or(CHUNK).max(1);
+    let judged = ctx.block_on(chunked_side_by_side(&distinct, (chunk, AT_A_TIME), "judged-chunks.jsonl", ctx, judge))?;
     drop(so_far);
     let judgements = if places.is_empty() { judged } else { repeated(comparisons, &judged, &places) };
     let summary = AnnotationSummary::of(&judgements);

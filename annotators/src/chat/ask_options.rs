@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use farmhand_core::{Error, Problem, Result};
-use farmhand_endpoints::{AnswerFormat, Decoding, EndpointOptions, PriceOptions};
+use farmhand_endpoints::{AnswerFormat, Api, Decoding, EndpointOptions, PriceOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,7 +31,7 @@ pub struct AskOptions {
     pub keep: KeepOptions,
 }
 
-/// What replies cost, and where they are kept. A judge's options take these in with `#[serde(flatten)]`.
+/// How questions go, what replies cost, and where they are kept. A judge's options take these in with `#[serde(flatten)]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct KeepOptions {
@@ -42,8 +42,47 @@ pub struct KeepOptions {
     /// folder, which all runs share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
+    /// Send questions in batches: the server answers within a day and, at OpenAI, for half the price. Unset: one request a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batching>,
     /// Ask again what failed for good before (a refusal, a text that is too long); failures that may pass are always asked again.
     pub retry_failures: bool,
+}
+
+/// How questions go in batches, by OpenAI's interface for them. A stopped or killed run finds its batches again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batching {
+    /// Questions of one batch at most, in [1, 50000].
+    pub max_requests: usize,
+    /// Seconds between two looks at the batches, > 0.
+    pub poll_secs: f64,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { max_requests: 20_000, poll_secs: 30.0 }
+    }
+}
+
+impl KeepOptions {
+    /// Everything out of range with this server, paths relative to the table that holds these options.
+    pub(super) fn problems(&self, server: Option<&EndpointOptions>) -> Vec<Problem> {
+        let mut problems = self.price.problems();
+        let Some(batch) = &self.batch else { return problems };
+        if !(1..=50_000).contains(&batch.max_requests) {
+            problems.push(Problem::new("batch.max_requests", format!("expected 1 to 50000, got {}", batch.max_requests)));
+        }
+        if !(batch.poll_secs > 0.0 && batch.poll_secs <= 86_400.0) {
+            problems.push(Problem::new("batch.poll_secs", format!("expected a number in (0, 86400], got {}", batch.poll_secs)));
+        }
+        if server.is_some_and(|server| server.api == Api::Anthropic) {
+            problems.push(
+                Problem::new("batch", "Anthropic's interface is asked one request at a time").with_hint("leave `batch` out"),
+            );
+        }
+        problems
+    }
 }
 
 /// In what form a reply is asked for.
@@ -89,7 +128,7 @@ impl AskOptions {
         if self.max_tokens == 0 {
             problems.push(Problem::new("max_tokens", "expected at least 1, got 0"));
         }
-        problems.extend(self.keep.price.problems());
+        problems.extend(self.keep.problems(Some(&self.server)));
         problems
     }
 

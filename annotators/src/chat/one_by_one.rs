@@ -26,6 +26,10 @@ impl<J: Singly> Annotator for OneByOne<J> {
         judge(&self.0, self.0.asker(), comparisons, &sheets(comparisons), ctx).await
     }
 
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.0.asker().comparisons_at_once()
+    }
+
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {
         forecast(&self.0, self.0.asker(), comparisons, &sheets(comparisons), ctx)
     }

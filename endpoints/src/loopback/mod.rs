@@ -1,5 +1,6 @@
 //! A server on the loopback interface that answers as it is told; for tests of whatever asks servers.
 
+mod batches;
 mod faults;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use batches::{Answering, HeldBatches};
 pub use faults::{Fault, FaultPlan, FaultServer, QuestionTally, Tally, chat_answer};
 
 /// A request that came in.

@@ -177,7 +177,7 @@ impl AnnotatorConfig for AlpacaEvalConfig {
         if let Some(server) = &self.server {
             problems.extend(server.problems().into_iter().map(|problem| problem.under("server")));
         }
-        problems.extend(self.keep.price.problems());
+        problems.extend(self.keep.problems(self.server.as_ref()));
         for (token, bias) in &self.logit_bias {
             if !(-100.0..=100.0).contains(bias) {
                 problems
@@ -230,6 +230,10 @@ impl Annotator for AlpacaEval {
         let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
         let lost = || Err(Error::broken_contract("a judge gave no result for a comparison"));
         chosen.iter().map(|member| answers[*member].next().unwrap_or_else(lost)).collect()
+    }
+
+    fn comparisons_at_once(&self) -> Option<usize> {
+        self.judges.iter().filter_map(SettingsJudge::comparisons_at_once).max()
     }
 
     fn forecast(&self, comparisons: &[Comparison], ctx: &RunContext<'_>) -> Result<Forecast> {

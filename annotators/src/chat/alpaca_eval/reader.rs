@@ -58,6 +58,10 @@ impl SettingsJudge {
         Ok(Self { settings, asker, bias, seeding, seeding_seed, alone })
     }
 
+    pub(super) fn comparisons_at_once(&self) -> Option<usize> {
+        self.asker.comparisons_at_once()
+    }
+
     pub(super) fn id(&self) -> &str {
         &self.settings.name
     }

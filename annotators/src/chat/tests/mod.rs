@@ -1,5 +1,6 @@
 //! Judges of this folder against a server on the loopback interface.
 
+mod batches;
 mod money;
 
 use std::sync::Arc;

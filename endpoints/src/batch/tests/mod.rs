@@ -1,127 +1,28 @@
 //! Batches against a server that behaves as OpenAI's does, dies, loses answers and lets batches expire.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use farmhand_core::CancelFlag;
 use farmhand_core::types::{Message, Role};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
-use crate::loopback::{Loopback, Received, Reply};
+use crate::loopback::{HeldBatches, Loopback, Reply};
 use crate::{Backoff, EndpointOptions, wait};
 
-/// What a server holds.
-#[derive(Default)]
-struct Held {
-    files: BTreeMap<String, String>,
-    batches: Vec<Value>,
-    /// Looks at a batch before it is over.
-    n_looks_left: usize,
-    /// How batches end.
-    ending: &'static str,
-    /// Answers to the creation of batches that get lost.
-    n_lost: usize,
-}
-
-fn server(held: Held) -> (Loopback, Arc<Mutex<Held>>) {
-    let held = Arc::new(Mutex::new(held));
-    let inner = held.clone();
-    (Loopback::start(move |request| inner.lock().expect("not poisoned").answer(request)), held)
-}
-
-impl Held {
-    fn answer(&mut self, request: &Received) -> Reply {
-        let path = request.path.strip_prefix("/v1/").expect("below /v1");
-        match (request.method.as_str(), path.split('?').next().expect("a path")) {
-            ("POST", "files") => {
-                let content_type = &request.headers["content-type"];
-                let boundary = content_type.strip_prefix("multipart/form-data; boundary=").expect("a form");
-                let form = &request.text;
-                let parts: Vec<&str> = form.split(&format!("--{boundary}")).collect();
-                assert!(parts.len() == 4 && parts[1].contains("name=\"purpose\"\r\n\r\nbatch\r\n"), "{form}");
-                let text = parts[2].split_once("\r\n\r\n").expect("a head").1.to_owned();
-                let id = format!("file-{}", self.files.len());
-                self.files.insert(id.clone(), text);
-                Reply::json(200, &json!({ "id": id, "object": "file" }))
-            }
-            ("POST", "batches") => {
-                let mut batch = request.body.clone();
-                assert_eq!((&batch["endpoint"], &batch["completion_window"]), (&json!("/v1/chat/completions"), &json!("24h")));
-                batch["id"] = json!(format!("batch-{}", self.batches.len()));
-                (batch["status"], batch["object"]) = (json!("in_progress"), json!("batch"));
-                self.batches.insert(0, batch.clone());
-                if self.n_lost > 0 {
-                    self.n_lost -= 1;
-                    return Reply::HangUp;
-                }
-                Reply::json(200, &batch)
-            }
-            ("GET", "batches") => Reply::json(200, &json!({ "data": self.batches, "has_more": false })),
-            ("GET", path) => match path.split('/').collect::<Vec<_>>().as_slice() {
-                ["batches", id] => self.look(id),
-                ["files", id, "content"] => Reply::text(200, &self.files[*id]),
-                _ => Reply::json(404, &json!({ "error": { "message": "no such route" } })),
-            },
-            _ => Reply::json(404, &json!({ "error": { "message": "no such route" } })),
+/// "re" and what was said, except to a few words.
+fn held() -> HeldBatches {
+    HeldBatches::new(|body| match body["messages"][0]["content"].as_str().expect("a text") {
+        "bad" => (400, json!({ "error": { "message": "filtered", "code": "content_filter" } })),
+        "new" if body.get("max_tokens").is_some() => {
+            (400, json!({ "error": { "message": "use 'max_completion_tokens' instead", "code": "unsupported_parameter" } }))
         }
-    }
-
-    fn look(&mut self, id: &str) -> Reply {
-        let Some(at) = self.batches.iter().position(|batch| batch["id"] == id) else {
-            return Reply::json(404, &json!({ "error": { "message": "no such batch" } }));
-        };
-        if self.n_looks_left > 0 {
-            self.n_looks_left -= 1;
-        } else if self.batches[at]["status"] == "in_progress" {
-            self.end(at);
-        }
-        Reply::json(200, &self.batches[at])
-    }
-
-    /// Answers every request, later ones first; of a batch that does not complete, the first half only.
-    fn end(&mut self, at: usize) {
-        self.batches[at]["status"] = json!(self.ending);
-        if self.ending == "failed" {
-            self.batches[at]["errors"] = json!({ "data": [{ "message": "line 1 is no JSON" }] });
-            return;
-        }
-        let input = self.files[self.batches[at]["input_file_id"].as_str().expect("an id")].clone();
-        let lines: Vec<Value> = input.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let n_answered = if self.ending == "completed" { lines.len() } else { lines.len() / 2 };
-        let (mut output, mut errors) = (String::new(), String::new());
-        for (i, line) in lines.iter().enumerate().rev() {
-            let (id, text) = (&line["custom_id"], line["body"]["messages"][0]["content"].as_str().expect("a text"));
+        "odd" => (200, json!({})),
+        text => {
             let choice = json!({ "message": { "content": format!("re {text}") }, "finish_reason": "stop" });
-            let body = json!({ "choices": [choice], "usage": { "prompt_tokens": 3, "completion_tokens": 2 } });
-            let refusal = json!({ "error": { "message": "filtered", "code": "content_filter" } });
-            let (into, entry) = match text {
-                "bad" => {
-                    (&mut errors, json!({ "custom_id": id, "response": { "status_code": 400, "body": refusal }, "error": null }))
-                }
-                "new" if line["body"].get("max_tokens").is_some() => {
-                    let words =
-                        json!({ "error": { "message": "use 'max_completion_tokens' instead", "code": "unsupported_parameter" } });
-                    (&mut errors, json!({ "custom_id": id, "response": { "status_code": 400, "body": words }, "error": null }))
-                }
-                "odd" => (&mut output, json!({ "custom_id": id, "response": { "status_code": 200, "body": {} }, "error": null })),
-                _ if i >= n_answered => (
-                    &mut errors,
-                    json!({ "custom_id": id, "response": null, "error": { "code": "batch_expired", "message": "too late" } }),
-                ),
-                _ => (&mut output, json!({ "custom_id": id, "response": { "status_code": 200, "body": body }, "error": null })),
-            };
-            *into += &format!("{entry}\n");
+            (200, json!({ "choices": [choice], "usage": { "prompt_tokens": 3, "completion_tokens": 2 } }))
         }
-        for (key, text) in [("output_file_id", output), ("error_file_id", errors)] {
-            if !text.is_empty() {
-                let id = format!("file-{}", self.files.len());
-                self.files.insert(id.clone(), text);
-                self.batches[at][key] = json!(id);
-            }
-        }
-    }
+    })
 }
 
 fn client(server: &Loopback) -> Client {
@@ -149,14 +50,10 @@ fn text(result: &Option<Result<Answer, Failure>>) -> Result<&str, FailureKind> {
     result.as_ref().expect("over").as_ref().map(|answer| answer.text.as_str()).map_err(|failure| failure.kind)
 }
 
-fn completing() -> Held {
-    Held { ending: "completed", ..Held::default() }
-}
-
 #[test]
 fn answers_come_back_out_of_order_each_to_its_place_and_failures_by_type() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (server, held) = server(Held { n_looks_left: 4, ..completing() });
+    let (server, held) = HeldBatches { n_looks_left: 4, ..held() }.start();
     let client = client(&server);
     let mut seen = Vec::new();
     let options = BatchOptions { max_requests: 2, ..options(&dir) };
@@ -172,7 +69,7 @@ fn answers_come_back_out_of_order_each_to_its_place_and_failures_by_type() {
 #[test]
 fn a_batch_is_found_again_by_its_id_and_asked_for_once() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (server, held) = server(Held { n_looks_left: usize::MAX, ..completing() });
+    let (server, held) = HeldBatches { n_looks_left: usize::MAX, ..held() }.start();
     let cancel = CancelFlag::new();
     let (client, asked, options) = (client(&server), requests(&["a", "b"]), options(&dir));
     std::thread::scope(|scope| {
@@ -197,7 +94,7 @@ fn a_batch_is_found_again_by_its_id_and_asked_for_once() {
 #[test]
 fn a_batch_whose_id_was_lost_is_found_by_its_name() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (server, held) = server(Held { n_lost: 1, ..completing() });
+    let (server, held) = HeldBatches { n_lost: 1, ..held() }.start();
     assert_eq!(text(&run(&server, &["a"], &options(&dir))[0]), Ok("re a"));
     assert_eq!(held.lock().expect("not poisoned").batches.len(), 1, "made once, though the answer was lost");
 
@@ -214,7 +111,7 @@ fn a_batch_whose_id_was_lost_is_found_by_its_name() {
 fn of_a_batch_that_expires_what_was_answered_counts_and_the_rest_may_be_asked_again() {
     for ending in ["expired", "cancelled"] {
         let dir = tempfile::tempdir().expect("a folder");
-        let (server, held) = server(Held { ending, ..Held::default() });
+        let (server, held) = HeldBatches { ending, ..held() }.start();
         let results = run(&server, &["a", "b", "c", "d"], &options(&dir));
         let texts: Vec<_> = results.iter().map(text).collect();
         assert_eq!(texts, [Ok("re a"), Ok("re b"), Err(FailureKind::TimedOut), Err(FailureKind::TimedOut)]);
@@ -227,7 +124,7 @@ fn of_a_batch_that_expires_what_was_answered_counts_and_the_rest_may_be_asked_ag
 #[test]
 fn a_batch_without_an_answer_is_not_picked_up_again() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (server, held) = server(Held { ending: "failed", ..Held::default() });
+    let (server, held) = HeldBatches { ending: "failed", ..held() }.start();
     let results = run(&server, &["a"], &options(&dir));
     let failure = results[0].as_ref().expect("over").as_ref().expect_err("refused");
     assert!(failure.kind == FailureKind::Refused && failure.message.contains("line 1 is no JSON"), "{failure}");
@@ -241,7 +138,7 @@ fn a_batch_without_an_answer_is_not_picked_up_again() {
 #[test]
 fn a_model_that_has_another_name_for_the_limit_is_asked_once_more() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (server, held) = server(completing());
+    let (server, held) = held().start();
     assert_eq!(run(&server, &["a", "new"], &options(&dir)).iter().map(text).collect::<Vec<_>>(), [Ok("re a"), Ok("re new")]);
     assert_eq!(held.lock().expect("not poisoned").batches.len(), 2);
 }

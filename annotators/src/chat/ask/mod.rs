@@ -5,6 +5,8 @@
 //! a window that is as wide as the server's limit of requests; when the user asks to stop, no further one is sent, and replies
 //! under way, which are paid for, are waited for and kept.
 
+mod batches;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -12,8 +14,8 @@ use std::time::Instant;
 use farmhand_core::types::Judging;
 use farmhand_core::{Budget, BuildContext, Error, ErrorKind, Forecast, Reservation, Result, RunContext};
 use farmhand_endpoints::{
-    Answer, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Pricing, Prompt,
-    RequestEstimate, Usage,
+    Answer, BatchOptions, ChatRequest, Client, CompletionRequest, Date, EndpointOptions, Failure, FailureKind, Finish, Pricing,
+    Prompt, RequestEstimate, Usage,
 };
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -63,6 +65,7 @@ pub(crate) struct Asker {
     budget: Option<Budget>,
     retry_failures: bool,
     n_at_a_time: usize,
+    batches: Option<BatchOptions>,
     /// The failure after which asking on makes no sense: a key that is refused, a model that is not there.
     hopeless: OnceLock<Failure>,
 }
@@ -70,16 +73,25 @@ pub(crate) struct Asker {
 impl Asker {
     /// Asks this server, and keeps what it says.
     pub(crate) fn new(server: &EndpointOptions, keep: &KeepOptions, ctx: &BuildContext<'_>) -> Result<Self> {
-        let KeepOptions { price, store, retry_failures } = keep;
+        let KeepOptions { price, store, batch, retry_failures } = keep;
         let client = Client::from_options(server, ctx)?;
-        let pricing = price.pricing(ctx)?;
+        let mut pricing = price.pricing(ctx)?;
         let path = store.as_ref().map(|path| ctx.resolve(path));
         let path = path.or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
+        let batches = batch.as_ref().map(|batch| batches::options(batch, path.as_deref())).transpose()?;
+        if batches.is_some() {
+            pricing = pricing.in_batches();
+        }
         let store = path.map(Store::open).transpose()?;
         let retry_failures = *retry_failures;
         let n_at_a_time = server.max_concurrent.max(1);
         let budget = ctx.budget.cloned();
-        Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, hopeless: OnceLock::new() })
+        Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, batches, hopeless: OnceLock::new() })
+    }
+
+    /// All, when it asks in batches.
+    pub(crate) fn comparisons_at_once(&self) -> Option<usize> {
+        self.batches.as_ref().map(|_| usize::MAX)
     }
 
     /// The server's client.
@@ -115,18 +127,27 @@ impl Asker {
         }
         drop(group_of);
         let (write, read) = (&write, &read);
-        let one = |(key, members): (QuestionKey, Vec<usize>)| async move {
-            let said = match write(members[0]) {
-                Ok((question, _)) => self.ask_one(question, key, ctx).await,
-                Err(error) => Err(error),
-            };
+        let read_group = |members: Vec<usize>, said: Result<Said>| {
             let of = |(nth, i): (usize, usize)| (i, read(i, if nth == 0 { share(&said) } else { again(&said) }));
             members.into_iter().enumerate().map(of).collect::<Vec<_>>()
         };
-        let mut done = stream::iter(groups).map(one).buffer_unordered(self.n_at_a_time);
-        while let Some(read) = done.next().await {
-            for (i, result) in read {
-                results[i] = Some(result);
+        let read_group = &read_group;
+        let mut take = |read: Vec<(usize, T)>| read.into_iter().for_each(|(i, result)| results[i] = Some(result));
+        if let Some(options) = &self.batches {
+            let (keys, members): (Vec<QuestionKey>, Vec<Vec<usize>>) = groups.into_iter().unzip();
+            let said = self.ask_in_batches(&keys, |nth| write(members[nth][0]).map(|(question, _)| question), options, ctx).await;
+            members.into_iter().zip(said).for_each(|(members, said)| take(read_group(members, said)));
+        } else {
+            let one = |(key, members): (QuestionKey, Vec<usize>)| async move {
+                let said = match write(members[0]) {
+                    Ok((question, _)) => self.ask_one(question, key, ctx).await,
+                    Err(error) => Err(error),
+                };
+                read_group(members, said)
+            };
+            let mut done = stream::iter(groups).map(one).buffer_unordered(self.n_at_a_time);
+            while let Some(read) = done.next().await {
+                take(read);
             }
         }
         let warnings = [self.store.as_ref().and_then(Store::warning), self.pricing.warning()];
@@ -172,24 +193,44 @@ impl Asker {
             Question::Chat(request) => self.client.unless_cancelled(self.client.chat(request), ctx.cancel).await,
             Question::Completion(request) => self.client.unless_cancelled(self.client.complete(request), ctx.cancel).await,
         };
-        let time_secs = started.elapsed().as_secs_f64();
+        let time_secs = Some(started.elapsed().as_secs_f64());
+        let cost_usd = result.as_ref().ok().and_then(|answer| self.cost(&model, answer));
+        if let Some(reserved) = reserved {
+            match (&result, cost_usd) {
+                (Ok(_), Some(cost_usd)) => reserved.settle(cost_usd),
+                (Ok(_), None) => reserved.settle_in_full(),
+                // An answer that came too late or broken is paid for as well.
+                (Err(failure), _) if is_paid(failure.kind) => reserved.settle_in_full(),
+                (Err(_), _) => {}
+            }
+        }
+        self.take(key, model, result, cost_usd, time_secs).await
+    }
+
+    fn cost(&self, model: &str, answer: &Answer) -> Option<f64> {
+        self.pricing.cost(model, answer.model.as_deref(), &answer.usage)
+    }
+
+    /// Keeps what came of a question, and says what that is.
+    async fn take(
+        &self,
+        key: QuestionKey,
+        model: String,
+        result: Result<Answer, Failure>,
+        cost_usd: Option<f64>,
+        time_secs: Option<f64>,
+    ) -> Result<Said> {
         match result {
             Ok(answer) => {
-                let cost_usd = self.pricing.cost(&model, answer.model.as_deref(), &answer.usage);
-                match (reserved, cost_usd) {
-                    (Some(reserved), Some(cost_usd)) => reserved.settle(cost_usd),
-                    (Some(reserved), None) => reserved.settle_in_full(),
-                    (None, _) => {}
-                }
                 let kept = json(&answer).map(|json| StoredReply {
                     outcome: ReplyOutcome::Answer(json),
                     model: answer.model.clone().unwrap_or(model),
                     usage: answer.usage,
                     cost_usd,
-                    time_secs: Some(time_secs),
+                    time_secs,
                     date: Date::now(),
                 })?;
-                let said = Said { answer, cost_usd, time_secs: Some(time_secs), cached: false };
+                let said = Said { answer, cost_usd, time_secs, cached: false };
                 let stands = match &self.store {
                     // When it cannot be written it is held in memory, and the user hears of it once; the answer is good.
                     Some(store) => store.keep_or_take(key, kept).await.ok(),
@@ -203,14 +244,10 @@ impl Asker {
             }
             Err(failure) => {
                 let error = error_of(&failure);
-                // An answer that came too late or broken is paid for as well.
-                if matches!(failure.kind, FailureKind::TimedOut | FailureKind::Garbage | FailureKind::Cancelled) {
-                    reserved.into_iter().for_each(Reservation::settle_in_full);
-                }
                 if failure.kind != FailureKind::Cancelled {
                     self.keep_failure(key, &failure, &error, model, time_secs).await;
                 }
-                let known = Judging { time_secs: Some(time_secs), ..Judging::default() };
+                let known = Judging { time_secs, ..Judging::default() };
                 Err(if error.is_cancelled() { error } else { error.with_judging(known) })
             }
         }
@@ -220,13 +257,18 @@ impl Asker {
     /// be as long as it is let.
     async fn reserve(&self, question: &Question, model: &str) -> Result<Option<Reservation>> {
         let Some(budget) = &self.budget else { return Ok(None) };
+        budget.reserve(self.most(question, model)?).await.map(Some)
+    }
+
+    /// The most that a question may cost.
+    fn most(&self, question: &Question, model: &str) -> Result<f64> {
         let (n_bytes, max_tokens) = question.size();
         let usage = Usage { prompt_tokens: n_bytes.div_ceil(4) as u64, completion_tokens: max_tokens.into(), ..Usage::default() };
         let prices = self.pricing.prices(model).ok_or_else(|| {
             Error::invalid_config(format!("the price of `{model}` is not known, so that no budget can be kept"))
                 .with_hint("set `prices`, name a table in `price_file`, or run without a budget")
         })?;
-        budget.reserve(prices.cost(&usage)).await.map(Some)
+        Ok(prices.cost(&usage))
     }
 
     /// What the store knows, unless that has to be asked again.
@@ -243,7 +285,7 @@ impl Asker {
         Ok(answer_of(&reply).map(|answer| unless_refused(free(answer))))
     }
 
-    async fn keep_failure(&self, key: QuestionKey, failure: &Failure, error: &Error, model: String, time_secs: f64) {
+    async fn keep_failure(&self, key: QuestionKey, failure: &Failure, error: &Error, model: String, time_secs: Option<f64>) {
         if matches!(failure.kind, FailureKind::Unauthorised | FailureKind::QuotaSpent | FailureKind::NotFound) {
             let _ = self.hopeless.set(failure.clone());
         }
@@ -255,7 +297,7 @@ impl Asker {
             model,
             usage: Usage { n_failed: 1, ..Usage::default() },
             cost_usd: None,
-            time_secs: Some(time_secs),
+            time_secs,
             date: Date::now(),
         };
         // A failure that cannot be kept is asked again, which is as good.
@@ -298,6 +340,11 @@ impl Question {
             Self::Completion(request) => &request.model,
         }
     }
+}
+
+/// Whether a request that failed so may be paid for all the same.
+fn is_paid(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::TimedOut | FailureKind::Garbage | FailureKind::Cancelled)
 }
 
 /// The failure of a request as an error. What the provider's filter stops is refused, wherever it says so.
