@@ -7,7 +7,6 @@ use farmhand_annotators::seeding::Seeding;
 use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::component::find_component;
 use farmhand_core::data::{self, PairsPerInstruction};
-use farmhand_core::run::StageDir;
 use farmhand_core::types::{Comparison, Completion, Judgement};
 use farmhand_core::{AnnotatorSpec, BuildContext, Checkpoint, ComponentKind, Result, RunContext};
 use serde_json::{Value, json};
@@ -15,7 +14,8 @@ use serde_json::{Value, json};
 use super::Terminal;
 use super::args::{AnnotateArgs, Cli, FormatArg, SeedingArg};
 use super::samples::{annotator_spec, print_files, to_json};
-use super::stage_folder::{StageFolder, open_model, open_reward_model, refuse, session_for};
+use super::stage_folder::{StageFolder, open_model, open_reward_model, refuse, session_for, with_scratch_stage};
+use crate::cache_dir::cache_dir;
 use crate::hub::Want;
 use crate::pipeline::{self, AnnotationSummary, Session, note_left_out, read_options};
 
@@ -83,18 +83,16 @@ fn dry_run(
     session: &Session,
     cli: &Cli,
 ) -> Result<()> {
-    // A stage needs a folder; this one is for nothing and goes at once.
-    let scratch = std::env::temp_dir().join(format!("farmhand-dry-run-{}", std::process::id()));
-    let stage = StageDir::create(&scratch)?;
-    let forecast = (|| {
-        let ctx = session.context(&stage, StageFolder::seed_of(&args.common));
+    let forecast = with_scratch_stage(|stage| {
+        let ctx = session.context(stage, StageFolder::seed_of(&args.common));
         let models = session.models(Want::Model);
-        let build = BuildContext { models: &models, policy, reward_model, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let cache_dir = cache_dir();
+        let cache_dir = cache_dir.as_deref();
+        let found = BuildContext { models: &models, cache_dir, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let build = BuildContext { policy, reward_model, ..found };
         let comparisons = comparisons(args, &ctx)?;
         pipeline::forecast(&*TieIfIdentical::build(spec, &build)?, &comparisons, &ctx)
-    })();
-    let _ = std::fs::remove_dir_all(&scratch);
-    let forecast = forecast?;
+    })?;
     if cli.json { super::print_json(&forecast) } else { super::print(&pipeline::describe_forecast(&forecast)) }
 }
 

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::Terminal;
 use super::args::{Cli, LearnArgs};
 use super::stage_folder::{StageFolder, open_model, open_reward_model, options_with_overrides, refuse, session_for};
-use crate::cache_dir::cache_dir;
 use crate::pipeline::{OwnedFeedback, learn as run_learner, read_options, reward_model_spec};
 
 /// Trains and prints where the model is.
@@ -35,12 +34,10 @@ pub(super) fn learn(
     let files: Vec<_> = [Some(&args.data), args.validation.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let models: Vec<_> = [Some(&init), reference.as_ref(), reward_model.as_ref()].into_iter().flatten().collect();
     let folder = StageFolder::open(method, &args.out, &args.common, options, (&files, &models), session)?;
-    let cache_dir = cache_dir();
     folder.work(|ctx, build| {
         let stage = ctx.stage.clone().keeping_checkpoints(args.checkpoint_every);
         let ctx = &RunContext { stage: &stage, ..*ctx };
-        let (policy, cache_dir) = (Some(&init), cache_dir.as_deref());
-        let build = BuildContext { policy, reward_model: reward_model.as_ref(), cache_dir, ..*build };
+        let build = BuildContext { policy: Some(&init), reward_model: reward_model.as_ref(), ..*build };
         let mut learner = spec.build(&build)?;
         let requires = learner.requires();
         let reading = read_options(args.common.skip_bad_records);

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use farmhand_core::Result;
 use farmhand_core::config::Document;
 use farmhand_core::run::Manifest;
+use farmhand_core::{Result, Seed};
 
 use super::Terminal;
 use super::args::{Cli, RunArgs};
+use super::stage_folder::with_scratch_stage;
 use crate::hub::Want;
 use crate::pipeline::{Experiment, Session, plan, read_experiment};
 
@@ -26,7 +27,10 @@ pub(super) fn run(args: &RunArgs, cli: &Cli, terminal: Terminal) -> Result<()> {
     let mut session = Session::new(config.device, terminal)?;
     session.hub.stay_with(&Manifest::read(&run_dir.join("manifest.json"))?.models);
     if args.dry_run {
-        let plan = plan(&config, base_dir, &run_dir, &session.models(Want::Model))?;
+        let plan = with_scratch_stage(|stage| {
+            let ctx = session.context(stage, Seed::root(config.seed));
+            plan(&config, base_dir, &run_dir, &session.models(Want::Model), &ctx)
+        })?;
         return if cli.json { super::print_json(&plan) } else { super::print(&plan.to_string()) };
     }
     farmhand_models::configure_threads(config.threads);

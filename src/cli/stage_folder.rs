@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Terminal;
 use super::args::{Common, DeviceArg, SamplingArgs};
+use crate::cache_dir::cache_dir;
 use crate::hub::Want;
 use crate::pipeline::Session;
 
@@ -88,7 +89,9 @@ impl StageFolder {
         let ctx = self.session.context(&stage, Seed::root(self.seed).child(STAGE, 0));
         let models = self.session.models(Want::Model);
         let budget = self.session.budget.as_ref();
-        let build = BuildContext { models: &models, budget, ..BuildContext::new(ctx.device, Path::new(".")) };
+        let cache_dir = cache_dir();
+        let cache_dir = cache_dir.as_deref();
+        let build = BuildContext { models: &models, budget, cache_dir, ..BuildContext::new(ctx.device, Path::new(".")) };
         let done = work(&ctx, &build);
         self.run.record_models(&self.session.hub.commits())?;
         done.map_err(|error| if error.is_cancelled() { error.with_hint("run the same command again to go on") } else { error })?;
@@ -189,4 +192,15 @@ pub(super) fn sampling(args: &SamplingArgs, n: u32) -> Result<SamplingParams> {
     }
     let text = farmhand_core::config::render_problems(&problems, |key| format!("--{}", key.replace('_', "-")));
     Err(Error::invalid_config(format!("sampling options out of range:\n{text}")))
+}
+
+/// Works with a stage whose folder is for nothing and goes at once.
+///
+/// # Errors
+/// When the folder cannot be made, or what the work reports.
+pub(super) fn with_scratch_stage<T>(work: impl FnOnce(&StageDir) -> Result<T>) -> Result<T> {
+    let scratch = std::env::temp_dir().join(format!("farmhand-dry-run-{}", std::process::id()));
+    let done = work(&StageDir::create(&scratch)?);
+    let _ = std::fs::remove_dir_all(&scratch);
+    done
 }

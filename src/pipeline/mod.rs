@@ -8,6 +8,7 @@ mod evaluate;
 mod experiment;
 mod generate;
 mod given_comparisons;
+mod judging_plan;
 mod learn;
 mod phase_meter;
 mod plan;
@@ -20,6 +21,7 @@ pub use estimate::{EstimateOptions, EstimatedTraining, estimate_sampling, estima
 pub use evaluate::{comparisons_against, measure, rewards};
 pub use experiment::{Experiment, pair, read_experiment, reward_model_spec};
 pub use generate::generate;
+pub use judging_plan::PlannedJudging;
 pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
 pub use score::{ScoredRecord, score_pairs, score_pairs_by, score_records};

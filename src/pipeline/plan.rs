@@ -5,15 +5,17 @@ use std::path::Path;
 
 use farmhand_core::config::{ExperimentConfig, ModelSource, methods_in_order};
 use farmhand_core::run::Manifest;
-use farmhand_core::{FindModel, Result};
+use farmhand_core::{FindModel, Result, RunContext};
 use farmhand_models::{
     Activity, HeldModel, ModelConfig, Storage, default_pass_tokens, estimate_memory, memory_in_use, tch_device,
 };
 use farmhand_plugins::training::{MemoryNeeds, Trainee};
 use serde::Serialize;
 
+use super::annotate::describe_forecast;
 use super::base_model::llama_options;
 use super::experiment::{FeedbackStages, MEASURE, TrainingOrder, repetitions, stage_name, stage_of};
+use super::judging_plan::{PlannedJudging, planned_judging};
 
 /// One stage of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,6 +41,9 @@ pub struct RunPlan {
     pub training_bytes: u64,
     /// Bytes PPO takes, the hungriest of the learners: policy and value model trained, reference and reward model frozen.
     pub ppo_bytes: u64,
+    /// What the judges behind servers take.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub judging: Vec<PlannedJudging>,
     /// Bytes sampling takes, with 64 sequences of full length at a time.
     pub sampling_bytes: u64,
 }
@@ -47,7 +52,13 @@ pub struct RunPlan {
 ///
 /// # Errors
 /// When the model's configuration or an earlier manifest cannot be read.
-pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: &dyn FindModel) -> Result<RunPlan> {
+pub fn plan(
+    config: &ExperimentConfig,
+    base_dir: &Path,
+    run_dir: &Path,
+    models: &dyn FindModel,
+    ctx: &RunContext<'_>,
+) -> Result<RunPlan> {
     let model = match &config.model {
         ModelSource::Pretrained { path, .. } => ModelConfig::load(models.find_description(path, base_dir)?.path())?,
         ModelSource::Scratch(sizes) => ModelConfig::tiny_llama(llama_options(sizes)),
@@ -58,6 +69,8 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
         name,
         work,
     });
+    let stages: Vec<PlannedStage> = stages.collect();
+    let n_models = stages.iter().filter(|stage| stage.name.starts_with("generate-")).count();
     let device = tch_device(config.device)?;
     let program = memory_in_use(device).unwrap_or_default();
     let held = |role: &str, has_head| HeldModel::frozen(role, &model, has_head, Storage::F32);
@@ -67,7 +80,8 @@ pub fn plan(config: &ExperimentConfig, base_dir: &Path, run_dir: &Path, models: 
     let (rows, length) = (64, model.max_positions().min(512));
     let generate = Activity::Generate { model: 0, rows, length };
     Ok(RunPlan {
-        stages: stages.collect(),
+        judging: planned_judging(config, n_models, base_dir, models, ctx)?,
+        stages,
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,
         training_bytes: MemoryNeeds::training(policy.clone(), passes).estimate(program).total(),
@@ -165,6 +179,18 @@ impl fmt::Display for RunPlan {
         )?;
         writeln!(f, "memory, estimated: {:.0} MB to train one copy,", megabytes(self.training_bytes))?;
         writeln!(f, "  {:.0} MB for PPO (policy, value model, reference, reward model),", megabytes(self.ppo_bytes))?;
-        writeln!(f, "  {:.0} MB to sample 64 sequences at a time", megabytes(self.sampling_bytes))
+        writeln!(f, "  {:.0} MB to sample 64 sequences at a time", megabytes(self.sampling_bytes))?;
+        for PlannedJudging { stage, forecast, unknown } in &self.judging {
+            let told =
+                forecast.as_ref().map(describe_forecast).or_else(|| unknown.as_ref().map(|why| format!("not known: {why}\n")));
+            write!(f, "\njudging, {stage}: {}", told.unwrap_or_default())?;
+        }
+        if !self.judging.is_empty() {
+            writeln!(
+                f,
+                "guessed before there are answers: each half as long as it may be; `annotate --dry-run` knows real ones"
+            )?;
+        }
+        Ok(())
     }
 }

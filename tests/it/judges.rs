@@ -74,3 +74,18 @@ fn what_a_judge_said_is_kept_and_paid_once() {
     );
     assert!(first.iter().zip(&second).all(|(a, b)| a["annotation"]["preference"] == b["annotation"]["preference"]));
 }
+
+#[test]
+fn a_dry_run_of_an_experiment_tells_what_judging_may_cost() {
+    let dir = tempfile::tempdir().expect("a folder");
+    farmhand(dir.path(), &["init", "mine.toml", "--methods", "dpo,best_of_n"]).expect_success();
+    let plan = |more: &[&str]| farmhand(dir.path(), &[&["run", "mine.toml", "--dry-run"], more].concat()).expect_success().stdout;
+    assert!(!plan(&[]).contains("judging"), "nobody is asked who costs something");
+    let judge = "evaluate.annotator={ weighted = { model = \"m\", prices = { prompt = 1.0, completion = 1.0 } } }";
+    let told = plan(&["--set", judge, "--set", "data.split.eval=100"]);
+    // The start is the reference; the two methods are compared with it.
+    assert!(told.contains("judging, evaluate, all models: 200 comparisons: 0 cached"), "{told}");
+    assert!(told.contains("200 requests") && told.contains(" dollars ("), "{told}");
+    let keyed = "annotator={ weighted = { model = \"m\", server = { api_key_env = \"FARMHAND_NO_SUCH_KEY\" } } }";
+    assert!(plan(&["--set", keyed]).contains("judging, annotate: not known: "), "a key that is not there is told, not an end");
+}

@@ -116,7 +116,7 @@ pub struct RunArgs {
     /// Folder for run directories.
     #[arg(long, default_value = "runs")]
     pub runs_dir: PathBuf,
-    /// Print the plan, the sizes and the memory estimate; do nothing. What judging would cost tells `annotate --dry-run`.
+    /// Print the plan, the sizes, the memory estimate and what judging by servers may cost; do nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// What paid requests may cost, in US dollars, over all stages and resumptions; in place of the experiment's `budget_usd`.

@@ -21,7 +21,6 @@ use super::repetition::{Repetition, repetitions};
 use super::requirements::{asks_trained_reward_model, requires, uses_annotations};
 use super::reward_models::TrainedModel;
 use super::{Experiment, default_policy, read_split, to_json, with_models};
-use crate::cache_dir::cache_dir;
 use crate::pipeline::learn::{OwnedFeedback, learn};
 use crate::pipeline::{annotate, evaluate, generate, read_options};
 
@@ -199,8 +198,7 @@ impl Experiment<'_> {
             let ctx = &RunContext { stage: &keeping, ..*ctx };
             let feedback = OwnedFeedback::read(requires.feedback, &file, &reading, ctx)?;
             let (feedback, validation) = feedback.hold_out(held_out, held_out_seed)?;
-            let cache_dir = cache_dir();
-            let build = BuildContext { policy: Some(start), reward_model: checkpoint, cache_dir: cache_dir.as_deref(), ..*build };
+            let build = BuildContext { policy: Some(start), reward_model: checkpoint, ..*build };
             let mut learner = spec.build(&build)?;
             let mut model = asked.map(|model| model.scorer().build(&build)).transpose()?;
             let counted = requires.annotator.then(|| CountedAnnotator::around(annotator_spec.build(&build)?, ctx)).transpose()?;

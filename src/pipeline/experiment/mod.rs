@@ -34,6 +34,7 @@ pub(super) use self::reward_models::{MEASURE, TrainingOrder, stage_name, stage_o
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
 use super::{annotate, base_model, generate, given_comparisons, split_data};
+use crate::cache_dir::cache_dir;
 use crate::hub::{ModelName, Want};
 
 /// An experiment ready to run: its configuration is checked, its run directory is open and locked.
@@ -156,7 +157,9 @@ impl<'a> Experiment<'a> {
         let models = self.session.models(Want::Model);
         let models = FindTrained { trained: &self.trained, others: &models };
         let budget = self.session.budget.as_ref();
-        let build = BuildContext { models: &models, budget, ..BuildContext::new(self.config.device, &self.base_dir) };
+        let cache_dir = cache_dir();
+        let cache_dir = cache_dir.as_deref();
+        let build = BuildContext { models: &models, budget, cache_dir, ..BuildContext::new(self.config.device, &self.base_dir) };
         let result = work(&self.config, &self.session.context(&stage, seed), &build);
         self.session.enter_stage("");
         self.run.record_models(&self.session.hub.commits())?;

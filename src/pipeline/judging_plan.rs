@@ -1,0 +1,128 @@
+//! What judging will cost, told before the answers exist: by the number of comparisons and a guess at their length.
+
+use std::path::Path;
+
+use farmhand_annotators::tie_if_identical::TieIfIdentical;
+use farmhand_core::config::ExperimentConfig;
+use farmhand_core::data::PairsPerInstruction;
+use farmhand_core::types::{Comparison, Instruction};
+use farmhand_core::{AnnotatorSpec, BuildContext, ErrorKind, FindModel, Forecast, Result, RunContext, data};
+use serde::Serialize;
+
+use super::annotate::forecast;
+use super::split_data::read_options;
+use crate::cache_dir::cache_dir;
+
+/// Characters of an instruction that is not there yet.
+const INSTRUCTION_CHARS: usize = 200;
+
+/// Characters of a token.
+const TOKEN_CHARS: usize = 4;
+
+/// What judging takes in one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedJudging {
+    /// The stage, or the kind of stages.
+    pub stage: String,
+    /// What it takes; absent where it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
+    /// Why it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+/// What the stages that ask servers for judgements take; those that ask none are left out. `n_models` answer the evaluation, the
+/// reference among them.
+///
+/// # Errors
+/// When a file of comparisons or instructions cannot be read.
+pub(super) fn planned_judging(
+    config: &ExperimentConfig,
+    n_models: usize,
+    base_dir: &Path,
+    models: &dyn FindModel,
+    ctx: &RunContext<'_>,
+) -> Result<Vec<PlannedJudging>> {
+    let cache_dir = cache_dir();
+    let found = BuildContext { models, cache_dir: cache_dir.as_deref(), ..BuildContext::new(config.device, base_dir) };
+    let judge = config.evaluate.annotator.as_ref().unwrap_or(&config.annotator);
+    let reading = read_options(config.data.skip_bad_records);
+    let mut pairs = Vec::new();
+    for file in &config.sample.comparisons {
+        pairs.extend(data::read_comparisons(&found.resolve(file), &reading)?.0);
+    }
+    if config.sample.comparisons.is_empty() {
+        let n = config.sample.sampling.n as usize;
+        let n_pairs = match config.sample.pairing {
+            PairsPerInstruction::One => 1,
+            PairsPerInstruction::All => n * n.saturating_sub(1) / 2,
+        };
+        let asked = instructions(config, "preference", config.data.split.preference, &found)?;
+        pairs = guessed(&asked, n_pairs, config.sample.sampling.max_new_tokens);
+    }
+    let asked = instructions(config, "eval", config.data.split.eval, &found)?;
+    let answers = guessed(&asked, n_models.saturating_sub(1), config.generate.sampling.max_new_tokens);
+    let stages = [("annotate", &config.annotator, pairs), ("evaluate, all models", judge, answers)];
+    Ok(stages.into_iter().filter_map(|(stage, spec, pairs)| told(stage, spec, &pairs, &found, ctx)).collect())
+}
+
+/// The forecast of one stage, where it asks servers or would if it could be built.
+fn told(
+    stage: &str,
+    spec: &AnnotatorSpec,
+    pairs: &[Comparison],
+    build: &BuildContext<'_>,
+    ctx: &RunContext<'_>,
+) -> Option<PlannedJudging> {
+    let stage = stage.to_owned();
+    match TieIfIdentical::build(spec, build).and_then(|judge| forecast(&*judge, pairs, ctx)) {
+        Ok(forecast) if forecast.n_requests + forecast.n_cached == 0 => None,
+        Ok(forecast) => Some(PlannedJudging { stage, forecast: Some(forecast), unknown: None }),
+        // What asks no server needs a model that the run makes first, and costs nothing.
+        Err(error) if error.kind() == ErrorKind::MissingInput && !asks_a_server(spec) => None,
+        Err(error) => Some(PlannedJudging { stage, forecast: None, unknown: Some(error.to_string()) }),
+    }
+}
+
+/// Whether a server is among its options, or among those of an annotator within.
+fn asks_a_server(spec: &AnnotatorSpec) -> bool {
+    serde_json::to_string(spec).is_ok_and(|options| options.contains("\"base_url\""))
+}
+
+/// The instructions of a split: those of its file, or as many of a usual length as it will have.
+fn instructions(config: &ExperimentConfig, split: &str, n: usize, build: &BuildContext<'_>) -> Result<Vec<Instruction>> {
+    if let Some(file) = config.data.files.get(split) {
+        return Ok(data::read_instructions(&build.resolve(file), &read_options(config.data.skip_bad_records))?.0);
+    }
+    Ok((0..n).map(|i| Instruction::new(filler(i, 0, INSTRUCTION_CHARS), None)).collect())
+}
+
+/// So many pairs an instruction, of answers half as long as they may be.
+fn guessed(instructions: &[Instruction], n_pairs: usize, max_new_tokens: u32) -> Vec<Comparison> {
+    let chars = max_new_tokens as usize * TOKEN_CHARS / 2;
+    let pair =
+        |instruction: &Instruction, i: usize| Comparison::new(instruction.clone(), filler(i, 1, chars), filler(i, 2, chars));
+    instructions.iter().flat_map(|instruction| (0..n_pairs).map(move |i| pair(instruction, i))).collect()
+}
+
+/// A text of about this many characters that is like no other.
+fn filler(i: usize, side: usize, chars: usize) -> String {
+    let name = format!("{side}-{i} ");
+    name.chars().chain(std::iter::repeat('x')).take(chars.max(name.len())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessed_pairs_are_all_different_and_as_long_as_told() {
+        let asked: Vec<Instruction> = (0..3).map(|i| Instruction::new(filler(i, 0, INSTRUCTION_CHARS), None)).collect();
+        let pairs = guessed(&asked, 6, 100);
+        let ids: std::collections::HashSet<&str> = pairs.iter().map(|pair| pair.id.as_str()).collect();
+        assert_eq!((pairs.len(), ids.len()), (18, 18));
+        assert!(pairs.iter().all(|pair| pair.output_1.len() == 200 && pair.output_1 != pair.output_2));
+        assert_eq!(pairs[0].instruction.text().len(), INSTRUCTION_CHARS);
+    }
+}
