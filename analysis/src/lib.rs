@@ -8,6 +8,7 @@
 //! * [`paired_differences`]: every two methods on the same instructions and seeds.
 //! * [`JudgementTable`]: judgements of any number of files and models as columns.
 //! * [`Standings`]: the leaderboard of such a table, with length control and honest uncertainty.
+//! * [`Tables`]: run directories and judgement files of any size, and SQL over them.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
@@ -16,6 +17,7 @@ pub mod charts;
 
 mod crossed;
 mod csv_rows;
+mod frames;
 mod html;
 mod judgement_table;
 mod leaderboard;
@@ -34,6 +36,7 @@ mod table;
 mod fixture;
 
 pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
+pub use frames::{QueryResult, ResultFormat, TableDescription, Tables};
 pub use leaderboard::{Entry, Leaderboard};
 pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};
 pub use paired::{PairedDifference, paired_differences};

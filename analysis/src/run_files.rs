@@ -79,11 +79,7 @@ impl RunFiles {
                 .with_hint("a run directory is what `farmhand run` makes: it holds run.toml and a folder for each stage"));
         }
         let config = read_optional(&run_dir.join("run.toml"))?;
-        let folder = run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let name = match &config {
-            Some(text) => name_in(text, &run_dir.join("run.toml"))?.unwrap_or(folder),
-            None => folder,
-        };
+        let name = name_of(run_dir, config.as_deref())?;
         let models: Vec<ModelFiles> =
             methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
         let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
@@ -154,6 +150,16 @@ fn methods(run_dir: &Path) -> Result<Vec<String>> {
     Ok(methods)
 }
 
+/// A run's name, from `run.toml`; without one, the folder's name.
+pub(crate) fn run_name(run_dir: &Path) -> Result<String> {
+    name_of(run_dir, read_optional(&run_dir.join("run.toml"))?.as_deref())
+}
+
+fn name_of(run_dir: &Path, config: Option<&str>) -> Result<String> {
+    let named = config.map(|text| name_in(text, &run_dir.join("run.toml"))).transpose()?.flatten();
+    Ok(named.unwrap_or_else(|| run_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()))
+}
+
 fn name_in(config: &str, path: &Path) -> Result<Option<String>> {
     let table: toml::Table = toml::from_str(config)
         .map_err(|error| Error::invalid_data(format!("`{}` is not TOML", path.display())).with_source(error))?;
@@ -204,7 +210,7 @@ struct EventLine {
 
 /// Reads the scalars of an event log; where a step is told twice (a resumed stage), the last counts. A log is no
 /// data: lines that are no scalar event, half-written ones included, are passed over.
-fn read_scalars(path: &Path) -> Result<Scalars> {
+pub(crate) fn read_scalars(path: &Path) -> Result<Scalars> {
     let mut scalars = Scalars::new();
     let Some(reader) = open_optional(path)? else { return Ok(scalars) };
     for line in reader.split(b'\n') {

@@ -28,6 +28,11 @@ impl Table {
         Self { columns: columns.collect(), rows }
     }
 
+    /// A table with these rows and every column.
+    pub(crate) fn whole(columns: Vec<(String, Align)>, rows: Vec<Vec<String>>) -> Self {
+        Self { columns, rows }
+    }
+
     /// GitHub's Markdown, its columns aligned in the source too.
     pub(crate) fn markdown(&self) -> String {
         let cells = |row: &[String]| row.iter().map(|cell| markdown_cell(cell)).collect::<Vec<_>>();

@@ -16,6 +16,7 @@ mod learn;
 mod list;
 mod option_table;
 mod paper_index;
+mod query;
 mod report;
 mod run;
 mod samples;
@@ -49,6 +50,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Evaluate(args) => evaluate::evaluate(args, cli, terminal),
         Command::Agreement(args) => agreement::agreement(args, cli, &terminal),
         Command::Report(args) => report::report(args, cli),
+        Command::Query(args) => query::query(args, cli, &terminal),
         Command::Serve(args) => serve::serve(args, cli, &terminal),
         Command::Score(args) => score::score(args, cli, terminal),
         Command::Checkpoint(args) => checkpoint::checkpoint(args, cli, terminal),

@@ -1,18 +1,13 @@
 //! Parquet to JSON records, through the page reader of polars.
 
-use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 
-use farmhand_core::{Error, Result};
-use polars_arrow::array::Array;
-use polars_arrow::datatypes::{ArrowDataType, Field};
-use polars_parquet::read::{
-    BasicDecompressor, ColumnChunkMetadata, PageReader, RowGroupMetadata, column_iter_to_arrays, infer_schema, read_metadata,
-};
-use serde_json::Value;
+use farmhand_core::Result;
 
 use super::Record;
+use super::file::ParquetFile;
 use super::values::json_values;
 
 /// Reads a Parquet file into records, one a row, with every column as a key. Lists become lists, structs
@@ -21,26 +16,21 @@ use super::values::json_values;
 /// # Errors
 /// When the file cannot be read, is not Parquet, or has a column of a type that JSON cannot hold.
 pub fn read_parquet_records(path: &Path) -> Result<Vec<Record>> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
-    // The page reader trusts a file's own description of itself and panics where that lies.
-    match catch_unwind(AssertUnwindSafe(|| records(&bytes))) {
-        Ok(Ok(records)) => Ok(records),
-        Ok(Err(error)) => Err(error.context(format!("`{}`", path.display()))),
-        Err(_) => Err(Error::invalid_data(format!("`{}` is a damaged Parquet file", path.display()))
-            .with_hint("download or write it again; `farmhand` also reads JSON, JSONL and their .gz and .zst forms")),
-    }
+    let file: ParquetFile<File> = ParquetFile::open(path)?;
+    records(&file, path)
 }
 
-fn records(bytes: &[u8]) -> Result<Vec<Record>> {
-    let unreadable = |error| Error::invalid_data("not a Parquet file that can be read").with_source(error);
-    let metadata = read_metadata(&mut Cursor::new(bytes)).map_err(unreadable)?;
-    let schema = infer_schema(&metadata).map_err(unreadable)?;
+fn records<R: Read + Seek>(file: &ParquetFile<R>, path: &Path) -> Result<Vec<Record>> {
+    let place = |field: &str| format!("`{}`: column `{field}`", path.display());
     let mut records: Vec<Record> = Vec::new();
-    for group in &metadata.row_groups {
-        let columns = schema.iter_values().map(|field| column(bytes, group, field)).collect::<Result<Vec<_>>>()?;
+    for group in 0..file.n_groups() {
         let start = records.len();
-        records.resize_with(start + columns.first().map_or(0, Vec::len), Record::new);
-        for (field, values) in schema.iter_values().zip(columns) {
+        for field in file.fields() {
+            let mut values = Vec::new();
+            for array in file.arrays(group, field)? {
+                values.extend(json_values(array.as_ref()).map_err(|error| error.context(place(&field.name)))?);
+            }
+            records.resize_with(start + values.len(), Record::new);
             for (record, value) in records[start..].iter_mut().zip(values) {
                 record.insert(field.name.to_string(), value);
             }
@@ -49,54 +39,10 @@ fn records(bytes: &[u8]) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// One column of one group of rows.
-fn column(bytes: &[u8], group: &RowGroupMetadata, field: &Field) -> Result<Vec<Value>> {
-    let failed = |error| Error::invalid_data(format!("column `{}` cannot be read", field.name)).with_source(error);
-    let missing = || Error::invalid_data(format!("column `{}` is missing from a group of rows", field.name));
-    let chunks = group.columns_under_root_iter(&field.name).ok_or_else(missing)?;
-    let chunks: Vec<&ColumnChunkMetadata> = chunks.collect();
-    let mut columns = Vec::with_capacity(chunks.len());
-    for chunk in &chunks {
-        let range = chunk.byte_range();
-        let pages = bytes.get(range.start as usize..range.end as usize).ok_or_else(|| {
-            Error::invalid_data(format!("column `{}` lies beyond the end of the file", field.name))
-                .with_hint("the file is cut short; download or write it again")
-        })?;
-        let pages = PageReader::new(Cursor::new(pages.to_vec().into()), chunk, Vec::new(), usize::MAX);
-        columns.push(BasicDecompressor::new(pages, Vec::new()));
-    }
-    let types = chunks.iter().map(|chunk| &chunk.descriptor().descriptor.primitive_type).collect();
-    let field = Field::new(field.name.clone(), plain(field.dtype()), field.is_nullable);
-    let (arrays, _) = column_iter_to_arrays(columns, types, field.clone(), None).map_err(failed)?;
-    let mut values = Vec::new();
-    for array in &arrays {
-        let array: &dyn Array = array.as_ref();
-        values.extend(json_values(array).map_err(|error| error.context(format!("column `{}`", field.name)))?);
-    }
-    // The group's own count is believed only when the values bear it out.
-    if values.len() != group.num_rows() {
-        let (expected, got) = (group.num_rows(), values.len());
-        return Err(Error::invalid_data(format!("column `{}` has {got} values in a group of {expected} rows", field.name)));
-    }
-    Ok(values)
-}
-
-/// The type without dictionaries and extensions: how the values are stored in Parquet's pages anyway.
-fn plain(dtype: &ArrowDataType) -> ArrowDataType {
-    let inner = |field: &Field| Box::new(Field::new(field.name.clone(), plain(field.dtype()), field.is_nullable));
-    match dtype {
-        ArrowDataType::Dictionary(_, values, _) => plain(values),
-        ArrowDataType::Extension(extension) => plain(&extension.inner),
-        ArrowDataType::List(field) => ArrowDataType::List(inner(field)),
-        ArrowDataType::LargeList(field) => ArrowDataType::LargeList(inner(field)),
-        ArrowDataType::FixedSizeList(field, size) => ArrowDataType::FixedSizeList(inner(field), *size),
-        ArrowDataType::Struct(fields) => ArrowDataType::Struct(fields.iter().map(|field| *inner(field)).collect()),
-        other => other.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use serde_json::json;
 
@@ -144,7 +90,9 @@ mod tests {
                 "extra": null, "price": -0.5, "long": null, "raw": "",
             },
         ]);
-        let read = records(PYARROW).expect("read");
+        let path = Path::new("x.parquet");
+        let file = ParquetFile::new(path, Cursor::new(PYARROW)).expect("opened");
+        let read = records(&file, path).expect("read");
         for (read, expected) in read.iter().zip(expected.as_array().expect("a list")) {
             for (key, value) in expected.as_object().expect("an object") {
                 assert_eq!(&read[key], value, "{key}");

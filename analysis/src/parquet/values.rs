@@ -15,7 +15,7 @@ const SECS_A_DAY: i64 = 86_400;
 ///
 /// # Errors
 /// When JSON has nothing for the array's type.
-pub(super) fn json_values(array: &dyn Array) -> Result<Vec<Value>> {
+pub(crate) fn json_values(array: &dyn Array) -> Result<Vec<Value>> {
     use ArrowDataType as Type;
     match array.dtype() {
         Type::Null => Ok(vec![Value::Null; array.len()]),

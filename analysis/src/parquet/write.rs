@@ -54,7 +54,7 @@ pub fn write_parquet_records(path: &Path, records: &[Record]) -> Result<()> {
 
 /// The file's own description of its columns. polars would name its newest types (`string_view`), which older
 /// pyarrow and `datasets` do not know; the pages are the same for the plain ones.
-fn described(frame: &DataFrame) -> KeyValueMetadata {
+pub(crate) fn described(frame: &DataFrame) -> KeyValueMetadata {
     let columns = frame.columns().iter().map(|column| {
         let field = column.field().to_arrow(CompatLevel::oldest());
         let field = ArrowField::new(field.name.clone(), plain(field.dtype()), true);

@@ -9,6 +9,7 @@ mod inspect;
 mod judgements;
 mod pages;
 mod parse;
+mod query;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub use inspect::*;
 pub use judgements::*;
 pub use pages::*;
 pub use parse::parse;
+pub use query::*;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
 #[derive(Debug, Parser)]
@@ -77,6 +79,8 @@ pub enum Command {
     Agreement(AgreementArgs),
     /// Write the leaderboard, charts and HTML report of a run directory.
     Report(ReportArgs),
+    /// Ask run directories and files of judgements anything, in SQL; export to Parquet.
+    Query(QueryArgs),
     /// Show runs in a browser, live and read-only.
     Serve(ServeArgs),
     /// Log-probabilities of given responses, one JSON line a record; how well a reward model orders given pairs.
