@@ -78,9 +78,13 @@ impl Table {
     }
 
     fn padded(&self, cells: &[String], widths: &[usize]) -> Vec<String> {
-        let pad = |((cell, width), (_, align)): ((&String, &usize), &(String, Align))| match align {
-            Align::Left => format!("{cell:<width$}"),
-            Align::Right => format!("{cell:>width$}"),
+        // Not `{cell:<width$}`, which panics beyond 65,535 characters.
+        let pad = |((cell, width), (_, align)): ((&String, &usize), &(String, Align))| {
+            let blank = " ".repeat(width.saturating_sub(cell.chars().count()));
+            match align {
+                Align::Left => format!("{cell}{blank}"),
+                Align::Right => format!("{blank}{cell}"),
+            }
         };
         cells.iter().zip(widths).zip(&self.columns).map(pad).collect()
     }

@@ -13,6 +13,7 @@ mod judges;
 mod label;
 mod learners;
 mod pipeline;
+mod query;
 mod reward_models;
 mod server;
 mod swap_annotators;

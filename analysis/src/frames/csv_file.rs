@@ -1,7 +1,6 @@
 //! CSV files as tables, plain or compressed; types follow from all rows.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +10,7 @@ use polars_io::SerReader;
 use polars_io::csv::read::{CsvParseOptions, CsvReadOptions};
 
 use super::source::{Source, select};
+use crate::judgement_table::decompressed;
 
 /// A CSV file, read whole when it is asked for.
 pub(super) struct CsvFile {
@@ -33,7 +33,8 @@ impl CsvFile {
         if let Some(frame) = self.read.get() {
             return Ok(frame);
         }
-        let bytes = decompressed(&self.path)?;
+        let mut bytes = Vec::new();
+        decompressed(&self.path)?.read_to_end(&mut bytes).map_err(|error| Error::io("read", &self.path, error))?;
         let parse = CsvParseOptions::default().with_separator(separator(&self.path).unwrap_or(b','));
         let options = CsvReadOptions::default().with_infer_schema_length(None).with_parse_options(parse);
         let frame = options.into_reader_with_file_handle(Cursor::new(bytes)).finish().map_err(|error| {
@@ -63,20 +64,4 @@ fn separator(path: &Path) -> Option<u8> {
         "tsv" => Some(b'\t'),
         _ => None,
     }
-}
-
-/// A file's bytes, decompressed where its first ones say that it is compressed.
-fn decompressed(path: &Path) -> Result<Vec<u8>> {
-    let io = |error| Error::io("read", path, error);
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
-    let start = reader.fill_buf().map_err(io)?;
-    let mut bytes = Vec::new();
-    if start.starts_with(&[0x1f, 0x8b]) {
-        flate2::bufread::MultiGzDecoder::new(reader).read_to_end(&mut bytes).map_err(io)?;
-    } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        zstd::Decoder::with_buffer(reader).and_then(|mut decoder| decoder.read_to_end(&mut bytes)).map_err(io)?;
-    } else {
-        reader.read_to_end(&mut bytes).map_err(io)?;
-    }
-    Ok(bytes)
 }

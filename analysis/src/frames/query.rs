@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
-use farmhand_core::config::did_you_mean;
+use farmhand_core::config::{did_you_mean, nearest};
 use farmhand_core::{Error, Result};
 use polars::prelude::*;
 use polars::sql::{SQLContext, extract_table_identifiers};
@@ -21,9 +21,10 @@ impl Tables {
         let named = extract_table_identifiers(sql, false, true).map_err(|error| self.explained(&error, sql, &[]))?;
         let first_error = FirstError::default();
         let mut context = SQLContext::new();
-        for name in &named {
-            if let Some(source) = self.sources.get(name) {
-                context.register(name, Scan::lazy(source, &first_error)?);
+        let shows_tables = sql.trim_start().to_ascii_lowercase().starts_with("show");
+        for name in if shows_tables { self.sources.keys().cloned().collect() } else { named.clone() } {
+            if let Some(source) = self.sources.get(&name) {
+                context.register(&name, Scan::lazy(source, &first_error)?);
             }
         }
         // polars panics where a query needs a part of it that is not built in.
@@ -62,8 +63,12 @@ impl Tables {
             known.sort();
             known.dedup();
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
-            return Error::invalid_config(format!("the query names a column `{column}`, which there is not"))
-                .with_hint(format!("{}; `--tables` lists them; texts stand in single quotes", did_you_mean(column, &known)));
+            let hint = match nearest(column, &known) {
+                _ if known.is_empty() => "the query names no table that is known here: `select … from judgements`".to_owned(),
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("{}; a text stands in single quotes", did_you_mean(column, &known)),
+            };
+            return Error::invalid_config(format!("the query names a column `{column}`, which there is not")).with_hint(hint);
         }
         let first = message.split("\n\n").next().unwrap_or(message);
         Error::invalid_config(format!("the query cannot be answered: {first}"))

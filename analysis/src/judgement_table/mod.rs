@@ -7,6 +7,7 @@ mod line;
 mod names;
 mod origin;
 mod output_lengths;
+mod parquet;
 mod read;
 mod records;
 

@@ -9,7 +9,7 @@ use farmhand_core::{Error, Result};
 
 use super::line::{Cell, Item, Line};
 use super::origin::{Instructions, Origin, read_instructions};
-use super::records::{Flow, NOT_FINITE, Take, read_each};
+use super::records::{Flow, NOT_FINITE, Take, read_each, starts_with};
 use super::{JudgementRow, JudgementTable, TableOptions};
 use crate::parquet::read_parquet_records;
 
@@ -39,11 +39,11 @@ impl JudgementTable {
 }
 
 /// Takes the records of one file.
-struct Sink<'t> {
-    table: &'t mut JudgementTable,
-    options: &'t TableOptions,
-    path: &'t Path,
-    origin: Origin,
+pub(super) struct Sink<'t> {
+    pub(super) table: &'t mut JudgementTable,
+    pub(super) options: &'t TableOptions,
+    pub(super) path: &'t Path,
+    pub(super) origin: Origin,
     /// Read when the first index without a text is met.
     instructions: Option<Instructions>,
     /// What the first record is.
@@ -64,6 +64,9 @@ enum Found {
 
 impl Sink<'_> {
     fn file(&mut self) -> Result<()> {
+        if starts_with(self.path, b"PAR1")? && self.parquet_columns()? {
+            return Ok(());
+        }
         let is_understood = read_each(self.path, self)?;
         match self.found {
             Some(Found::Other { lacks_verdict }) => self.other_form(lacks_verdict),
@@ -178,7 +181,7 @@ impl Sink<'_> {
         report.n_records += 1;
     }
 
-    fn instructions(&mut self) -> Result<Option<Instructions>> {
+    pub(super) fn instructions(&mut self) -> Result<Option<Instructions>> {
         let (None, Some(path)) = (&self.instructions, &self.origin.instructions) else { return Ok(self.instructions.clone()) };
         let list = match self.table.lists.get(path) {
             Some(list) => list.clone(),
@@ -189,12 +192,12 @@ impl Sink<'_> {
         Ok(self.instructions.clone())
     }
 
-    fn report(&mut self) -> &mut ReadReport {
+    pub(super) fn report(&mut self) -> &mut ReadReport {
         self.table.files.last_mut().expect("begun")
     }
 
     /// The record's place among the records of the file.
-    fn next_position(&self) -> u32 {
+    pub(super) fn next_position(&self) -> u32 {
         let n = self.table.files.last().map_or(0, |report| report.n_records);
         u32::try_from(n).unwrap_or(u32::MAX)
     }
@@ -247,7 +250,7 @@ impl Take for Sink<'_> {
 }
 
 /// What may be wrong: the record alone, or something that ends the reading.
-enum Trouble {
+pub(super) enum Trouble {
     Record(String),
     File(Error),
 }
@@ -265,7 +268,7 @@ impl From<Error> for Trouble {
 }
 
 /// The verdict as a code from 1 to 2; `None` without one (`null`, or −1 as AlpacaEval's cache has it).
-fn preference(cell: &Cell<'_>) -> Result<Option<f64>, String> {
+pub(super) fn preference(cell: &Cell<'_>) -> Result<Option<f64>, String> {
     match cell {
         Cell::Null => Ok(None),
         Cell::Number(-1.0) => Ok(None),
@@ -287,7 +290,7 @@ fn text<'c>(name: &str, cell: &'c Cell<'_>) -> Result<Option<&'c str>, String> {
     }
 }
 
-fn whole(name: &str, cell: &Cell<'_>) -> Result<Option<u32>, String> {
+pub(super) fn whole(name: &str, cell: &Cell<'_>) -> Result<Option<u32>, String> {
     match cell {
         Cell::Number(number) if number.fract() == 0.0 && (0.0..f64::from(u32::MAX)).contains(number) => Ok(Some(*number as u32)),
         Cell::Number(number) => Err(format!("field `{name}`: expected a whole number ≥ 0, got {number}")),

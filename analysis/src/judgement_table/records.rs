@@ -148,7 +148,7 @@ impl<'de, T: Take> Visitor<'de> for ListSeed<'_, T> {
     }
 }
 
-fn starts_with(path: &Path, magic: &[u8]) -> Result<bool> {
+pub(super) fn starts_with(path: &Path, magic: &[u8]) -> Result<bool> {
     let mut reader = BufReader::new(File::open(path).map_err(|error| Error::io("read", path, error))?);
     Ok(reader.fill_buf().map_err(|error| Error::io("read", path, error))?.starts_with(magic))
 }

@@ -1,3 +1,5 @@
+mod parquet;
+
 use std::io::Write;
 use std::path::PathBuf;
 
