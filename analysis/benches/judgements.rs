@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use farmhand_analysis::{JudgementTable, TableOptions};
+use farmhand_analysis::{JudgementTable, Judge, Measure, OutputLengths, Standings, StandingsOptions, TableOptions};
 use farmhand_core::Seed;
 use polars::prelude::*;
 use polars_io::parquet::write::ParquetWriter;
@@ -95,8 +95,26 @@ fn write(path: &PathBuf, [n_models, n_instructions, n_judges]: [usize; 3]) {
 fn evaluate(path: &Path) {
     let started = Instant::now();
     let table = JudgementTable::read(&[path], &TableOptions::default()).expect("read");
-    let secs = started.elapsed().as_secs_f64();
-    println!("{}: {} judgements read in {secs:.1} s, {:.2} GB at most", path.display(), table.len(), peak_gb());
+    let read = started.elapsed().as_secs_f64();
+    println!("{}: {} judgements read in {read:.1} s, {:.2} GB at most", path.display(), table.len(), peak_gb());
+    let measures = [Measure::WinRate, Measure::Counts, Measure::Totals, Measure::Length, Measure::Datasets].into();
+    let options = StandingsOptions { judge: Judge::All, measures, ..StandingsOptions::default() };
+    let standings = Standings::of(&table, &OutputLengths::default(), &options, &mut |_, _| ()).expect("evaluated");
+    let board = &standings.leaderboard;
+    let number = |name: &str| board.number(name, 0).unwrap_or(f64::NAN);
+    println!(
+        "{} models with {} resamples and data sets in {:.1} s, {:.2} GB at most; the best: {:.2} % ({:.2} to {:.2}), koala {:.2} % ({:.2} to {:.2})",
+        board.len(),
+        options.n_resamples,
+        started.elapsed().as_secs_f64(),
+        peak_gb(),
+        number("win_rate"),
+        number("interval_low"),
+        number("interval_high"),
+        number("win_rate_koala"),
+        number("win_rate_koala_low"),
+        number("win_rate_koala_high"),
+    );
 }
 
 /// The most memory that this process ever held, in 10⁹ bytes.

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use farmhand_core::Seed;
 use farmhand_core::types::Metric;
 use farmhand_evaluators::estimate::{Estimate, plain_metric};
-use farmhand_evaluators::statistics::bootstrap::ClusterSums;
 use farmhand_evaluators::statistics::proportion::exact_interval;
 use farmhand_evaluators::win_rate::win_metrics;
 
@@ -14,16 +12,15 @@ use crate::judgement_table::JudgementTable;
 
 /// The win rate with everything that follows from the verdicts: AlpacaEval's columns, the interval of resampled instructions, the
 /// exact one of the discrete win rate.
-pub(super) fn win_rates(table: &JudgementTable, one: &Judged, n_resamples: usize, seed: Seed) -> Vec<Metric> {
+pub(super) fn win_rates(table: &JudgementTable, one: &Judged, resampled: Option<[f64; 2]>) -> Vec<Metric> {
     let judged: Vec<usize> = one.rows.iter().copied().filter(|row| !table.preference[*row].is_nan()).collect();
     let p_wins: Vec<f64> = judged.iter().map(|row| table.preference[*row] - 1.0).collect();
     let mut metrics = win_metrics(&p_wins).unwrap_or_default();
     let clusters = clusters(table, &judged);
-    let sums = ClusterSums::of(clusters.iter().copied().zip(p_wins.iter().map(|p| 100.0 * p)));
     for metric in &mut metrics {
         match metric.name.as_str() {
             // Where nothing was resampled, the normal interval stays.
-            "win_rate" => metric.interval = sums.mean_interval(n_resamples, seed).or(metric.interval),
+            "win_rate" => metric.interval = resampled.or(metric.interval),
             "discrete_win_rate" => metric.interval = discrete_interval(&p_wins, &clusters),
             _ => {}
         }
@@ -81,16 +78,25 @@ pub(super) fn costs(table: &JudgementTable, one: &Judged) -> Vec<Metric> {
     price.into_iter().chain(mean(&table.time, "secs_per_1000", "s")).collect()
 }
 
-/// The win rate on each data set, in %, with its standard error.
-pub(super) fn by_dataset(table: &JudgementTable, one: &Judged) -> Vec<Metric> {
-    let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+/// The win rate on each data set, in %, with its standard error and, where `resampled` has one, the interval of resampled
+/// instructions.
+pub(super) fn by_dataset(
+    table: &JudgementTable,
+    one: &Judged,
+    resampled: impl Fn(u32) -> Option<[f64; 2]>,
+) -> Vec<Metric> {
+    let mut values: Vec<Vec<f64>> = vec![Vec::new(); table.datasets.len()];
     for row in one.rows.iter().filter(|row| !table.preference[**row].is_nan()) {
         if let Some(dataset) = table.dataset_of(table.instruction[*row]) {
-            values.entry(table.datasets.name(dataset)).or_default().push(100.0 * (table.preference[*row] - 1.0));
+            values[dataset as usize].push(100.0 * (table.preference[*row] - 1.0));
         }
     }
-    let metric = |(dataset, values): (&str, Vec<f64>)| {
-        Some(Estimate::of_mean(&values)?.metric(&format!("win_rate_{dataset}"), "%", Some(true)))
+    let metric = |(dataset, values): (u32, &Vec<f64>)| {
+        let name = table.datasets.name(dataset);
+        let mut metric = Estimate::of_mean(values)?.metric(&format!("win_rate_{name}"), "%", Some(true));
+        metric.interval = resampled(dataset).or(metric.interval);
+        Some((name, metric))
     };
-    values.into_iter().filter_map(metric).collect()
+    let by_name: BTreeMap<&str, Metric> = (0..).zip(&values).filter_map(metric).collect();
+    by_name.into_values().collect()
 }

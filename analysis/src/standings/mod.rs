@@ -6,6 +6,7 @@
 
 mod chosen;
 mod comparisons;
+mod draws;
 mod measures;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub(crate) use chosen::{Choice, Chosen, Judged};
 pub use chosen::{Decision, Duplicates, Judge};
 use comparisons::ByInstruction;
 pub use comparisons::Power;
+use draws::Draws;
 
 use crate::judgement_table::{JudgementTable, OutputLengths};
 use crate::leaderboard::{Entry, Leaderboard};
@@ -205,15 +207,16 @@ impl Standings {
         let n = chosen.judged.len();
         let seed = Seed::root(options.seed).child("instructions", 0);
         let mut metrics: Vec<Vec<Metric>> = Vec::with_capacity(n);
-        for one in &chosen.judged {
-            let mut of_model = measures::win_rates(table, one, options.n_resamples, seed);
+        let draws = Draws::of(table, &chosen, options.measures.contains(&Measure::Datasets), options.n_resamples, seed);
+        for (i, one) in chosen.judged.iter().enumerate() {
+            let mut of_model = measures::win_rates(table, one, draws.interval(i, None));
             let given = outputs.of(table.models.name(one.model)).map(|(total, n)| measures::mean_length(total, n));
             of_model.extend(given.or_else(|| measures::judged_length(table, one)));
             if options.measures.contains(&Measure::Cost) {
                 of_model.extend(measures::costs(table, one));
             }
             if options.measures.contains(&Measure::Datasets) {
-                of_model.extend(measures::by_dataset(table, one));
+                of_model.extend(measures::by_dataset(table, one, |dataset| draws.interval(i, Some(dataset))));
             }
             metrics.push(of_model);
         }

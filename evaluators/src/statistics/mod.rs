@@ -1,6 +1,7 @@
 //! What is known about a number: pure functions, one method a file.
 //!
 //! * [`bootstrap`]: intervals of any statistic by drawing its clusters anew.
+//! * [`joint_bootstrap`]: the same for many means at once, over parts too.
 //! * [`proportion`]: exact intervals of a share.
 //! * [`multiple_comparisons`]: many tests at once.
 //! * [`power`]: how many instructions show a difference.
@@ -12,6 +13,7 @@
 pub mod bootstrap;
 pub mod bradley_terry;
 pub mod correlation;
+pub mod joint_bootstrap;
 pub mod multiple_comparisons;
 pub mod normal;
 pub mod paired;
