@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use farmhand_analysis::{JudgementTable, Judge, Measure, OutputLengths, Standings, StandingsOptions, TableOptions};
+use farmhand_analysis::{Judge, JudgementTable, Measure, OutputLengths, Standings, StandingsOptions, TableOptions};
 use farmhand_core::Seed;
 use polars::prelude::*;
 use polars_io::parquet::write::ParquetWriter;

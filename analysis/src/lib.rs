@@ -35,8 +35,8 @@ mod table;
 #[cfg(test)]
 mod fixture;
 
-pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
 pub use frames::{QueryResult, ResultFormat, TableDescription, Tables};
+pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
 pub use leaderboard::{Entry, Leaderboard};
 pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};
 pub use paired::{PairedDifference, paired_differences};

@@ -80,11 +80,7 @@ pub(super) fn costs(table: &JudgementTable, one: &Judged) -> Vec<Metric> {
 
 /// The win rate on each data set, in %, with its standard error and, where `resampled` has one, the interval of resampled
 /// instructions.
-pub(super) fn by_dataset(
-    table: &JudgementTable,
-    one: &Judged,
-    resampled: impl Fn(u32) -> Option<[f64; 2]>,
-) -> Vec<Metric> {
+pub(super) fn by_dataset(table: &JudgementTable, one: &Judged, resampled: impl Fn(u32) -> Option<[f64; 2]>) -> Vec<Metric> {
     let mut values: Vec<Vec<f64>> = vec![Vec::new(); table.datasets.len()];
     for row in one.rows.iter().filter(|row| !table.preference[**row].is_nan()) {
         if let Some(dataset) = table.dataset_of(table.instruction[*row]) {
