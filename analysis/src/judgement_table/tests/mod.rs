@@ -1,3 +1,5 @@
+//! Files of judgements into the table: layouts, forms, and what is wrong with bad ones.
+
 mod parquet;
 
 use std::io::Write;
