@@ -18,11 +18,23 @@ pub(super) fn answers(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Res
     let Some(out) = &args.out else {
         return Err(Error::missing_input("`--out` must name the folder to write to"));
     };
+    let outputs = match args.outputs.as_slice() {
+        [] => None,
+        [one] => Some(one),
+        several => {
+            let message = format!("`--outputs` names {} files, but one model is judged at a time", several.len());
+            return Err(Error::invalid_config(message)
+                .with_hint("several files go with `--annotations`, whose models' answers they hold"));
+        }
+    };
+    if outputs.is_some() != args.reference.is_some() {
+        return Err(Error::missing_input("`--outputs` and `--reference` go together: answers, and those they are compared with"));
+    }
     let session = session_for(out, &args.common, terminal)?;
     let model = args.judge.model.as_ref().map(|name| open_model(name, &args.common, &session)).transpose()?;
     let reward_model = open_reward_model(args.judge.reward_model.as_ref(), &session)?;
     let files: Vec<&Path> =
-        [&args.outputs, &args.reference, &args.judgements].into_iter().flatten().map(PathBuf::as_path).collect();
+        [outputs, args.reference.as_ref(), args.judgements.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let models: Vec<&Checkpoint> = model.iter().chain(&reward_model).collect();
     let options = if args.judgements.is_some() { Value::Null } else { to_json(&spec) };
     let folder =
@@ -30,7 +42,7 @@ pub(super) fn answers(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Res
     folder.work(|ctx, build| {
         let reading = read_options(args.common.skip_bad_records);
         let build = BuildContext { policy: model.as_ref(), reward_model: reward_model.as_ref(), ..*build };
-        let (judgements, answers) = match (&args.outputs, &args.reference, &args.judgements) {
+        let (judgements, answers) = match (outputs, &args.reference, &args.judgements) {
             (Some(outputs), Some(reference), _) => {
                 let (answers, report) = data::read_completions(outputs, &reading)?;
                 note_left_out(&report, ctx);
