@@ -11,6 +11,7 @@ mod hub_server;
 mod judgements;
 mod judges;
 mod label;
+mod leaderboard;
 mod learners;
 mod pipeline;
 mod query;

@@ -88,10 +88,10 @@ impl Rows {
     /// The weights at the optimum for `c` > 0: `[features]`, starting from `start`.
     pub fn fit(&self, c: f64, start: &[f64]) -> Vec<f64> {
         let mut w = start.to_vec();
+        let mut here = self.survey(c, &w);
         let mut last_size = f64::INFINITY;
         for _ in 0..MOST_STEPS {
-            let (gradient, hessian) = self.derivatives(c, &w);
-            let step = penalised_step(&w, &gradient, &hessian);
+            let step = penalised_step(&w, &here.gradient, &here.hessian);
             let size = step.iter().fold(0.0_f64, |size, d| size.max(d.abs()));
             let scale = w.iter().fold(1.0_f64, |scale, w| scale.max(w.abs()));
             let is_close = size <= SMALL_STEP * scale;
@@ -100,24 +100,30 @@ impl Rows {
                 break;
             }
             last_size = if is_close { size } else { f64::INFINITY };
-            match if is_close { Some(ahead(&w, &step, 1.0)) } else { self.shortened(c, &w, &step, &gradient) } {
-                Some(there) => w = there,
-                None => break,
+            if is_close {
+                w = ahead(&w, &step, 1.0);
+                here = self.survey(c, &w);
+            } else {
+                match self.shortened(c, &w, &step, &here) {
+                    Some(there) => (w, here) = there,
+                    None => break,
+                }
             }
         }
         w
     }
 
-    /// The weights after as much of the step as makes the objective fall by a part of what the slope promises.
-    fn shortened(&self, c: f64, w: &[f64], step: &[f64], gradient: &[f64]) -> Option<Vec<f64>> {
+    /// The weights after as much of the step as makes the objective fall by a part of what the slope promises, and what is there.
+    fn shortened(&self, c: f64, w: &[f64], step: &[f64], here: &Survey) -> Option<(Vec<f64>, Survey)> {
         let penalty = |w: &[f64]| w.iter().map(|w| w.abs()).sum::<f64>();
-        let fall = dot(gradient, step) + penalty(&ahead(w, step, 1.0)) - penalty(w);
-        let here = self.objective(c, w);
+        let fall = dot(&here.gradient, step) + penalty(&ahead(w, step, 1.0)) - penalty(w);
         let lengths = (0..MOST_HALVINGS).map(|halvings| 0.5_f64.powi(halvings));
-        lengths
-            .map(|t| (t, ahead(w, step, t)))
-            .find(|(t, there)| self.objective(c, there) <= here + 1e-4 * t * fall)
-            .map(|(_, w)| w)
+        let mut tried = lengths.map(|t| {
+            let there = ahead(w, step, t);
+            let found = self.survey(c, &there);
+            (t, there, found)
+        });
+        tried.find(|(t, _, found)| found.objective <= here.objective + 1e-4 * t * fall).map(|(_, there, found)| (there, found))
     }
 
     /// The gradient of C × the weighted loss of row `i`: `[features]`.
@@ -128,23 +134,27 @@ impl Rows {
 
     /// The Hessian of C × the weighted loss over the features `of`: `[of, of]`, row by row.
     pub(super) fn hessian_of(&self, c: f64, w: &[f64], of: &[usize]) -> Vec<f64> {
-        let (_, hessian) = self.derivatives(c, w);
+        let hessian = self.survey(c, w).hessian;
         of.iter().flat_map(|j| of.iter().map(|k| hessian[j * self.n_features + k]).collect::<Vec<_>>()).collect()
     }
 
-    /// Gradient `[features]` and Hessian `[features, features]` of C × the weighted loss.
-    fn derivatives(&self, c: f64, w: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    /// Everything about a point, in one pass over the rows.
+    fn survey(&self, c: f64, w: &[f64]) -> Survey {
         let p = self.n_features;
-        let (mut gradient, mut hessian) = (vec![0.0; p], vec![0.0; p * p]);
-        for i in 0..self.len() {
-            let row = self.row(i);
-            let q = sigmoid(dot(w, row));
-            let slope = c * self.weights[i] * (q - self.targets[i]);
-            let curvature = c * self.weights[i] * q * (1.0 - q);
+        let (mut loss, mut gradient, mut hessian) = (0.0, vec![0.0; p], vec![0.0; p * p]);
+        let rows = self.features.chunks_exact(p.max(1)).zip(&self.targets).zip(&self.weights);
+        for ((row, target), weight) in rows {
+            let z = dot(w, row);
+            let e = (-z.abs()).exp();
+            let q = if z >= 0.0 { 1.0 } else { e } / (1.0 + e);
+            loss += weight * (z.max(0.0) + e.ln_1p() - target * z);
+            let slope = c * weight * (q - target);
+            let curvature = c * weight * q * (1.0 - q);
             for (j, f) in row.iter().enumerate() {
                 gradient[j] += slope * f;
-                for (k, other) in row.iter().enumerate().take(j + 1) {
-                    hessian[j * p + k] += curvature * f * other;
+                let along = curvature * f;
+                for (sum, other) in hessian[j * p..=j * p + j].iter_mut().zip(row) {
+                    *sum += along * other;
                 }
             }
         }
@@ -153,8 +163,20 @@ impl Rows {
                 hessian[k * p + j] = hessian[j * p + k];
             }
         }
-        (gradient, hessian)
+        let penalty = w.iter().map(|weight| weight.abs()).sum::<f64>();
+        Survey { objective: penalty + c * loss, gradient, hessian }
     }
+}
+
+/// What is known of a point.
+#[derive(Debug, Clone)]
+struct Survey {
+    /// The penalty and C × the weighted loss.
+    objective: f64,
+    /// Of C × the weighted loss: `[features]`.
+    gradient: Vec<f64>,
+    /// Of C × the weighted loss: `[features, features]`.
+    hessian: Vec<f64>,
 }
 
 /// The step d that minimises g·d + ½ d·H·d + |w + d|₁, by coordinate descent.
@@ -223,7 +245,7 @@ mod tests {
 
     /// How far `w` is from satisfying the conditions of an optimum, against the size of the gradient's parts.
     fn violation(rows: &Rows, c: f64, w: &[f64]) -> f64 {
-        let (gradient, _) = rows.derivatives(c, w);
+        let gradient = rows.survey(c, w).gradient;
         let part = |(g, w): (&f64, &f64)| if *w == 0.0 { (g.abs() - 1.0).max(0.0) } else { (g + w.signum()).abs() };
         gradient.iter().zip(w).map(part).fold(0.0, f64::max) / (1.0 + c * rows.len() as f64)
     }
