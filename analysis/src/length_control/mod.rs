@@ -5,6 +5,8 @@ mod weights;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use farmhand_core::run::write_atomic;
 use farmhand_core::{Error, Result};
@@ -115,25 +117,22 @@ pub(crate) fn control_lengths(
     if difficulties.source == DifficultySource::None {
         regulariser.iter_mut().for_each(|row| row.difficulty = 0.0);
     }
-    let mut fits = Vec::with_capacity(chosen.judged.len());
-    for (i, one) in chosen.judged.iter().enumerate() {
+    let of_model = |i: usize| -> Result<Option<Fit>> {
+        let one = &chosen.judged[i];
         if table.models().name(one.model) == chosen.baseline {
-            fits.push(None);
-            continue;
+            return Ok(None);
         }
-        let instances: Vec<Instance> = (0..one.rows.len())
-            .map(|k| Instance {
-                delta_len: deltas[i][k],
-                difficulty: difficulties.of_row(table, one, k),
-                covariates: covariates[i][k].clone(),
-                p_win: p_win(table, one.rows[k]),
-            })
-            .collect();
-        let fitted = fit(&instances, &regulariser, None)
-            .map_err(|error| error.context(format!("length control of `{}`", table.models().name(one.model))))?;
-        fits.push(Some(fitted));
-        progress(i + 1);
-    }
+        let instance = |k: usize| Instance {
+            delta_len: deltas[i][k],
+            difficulty: difficulties.of_row(table, one, k),
+            covariates: covariates[i][k].clone(),
+            p_win: p_win(table, one.rows[k]),
+        };
+        let instances: Vec<Instance> = (0..one.rows.len()).map(instance).collect();
+        let fitted = fit(&instances, &regulariser, None);
+        fitted.map(Some).map_err(|error| error.context(format!("length control of `{}`", table.models().name(one.model))))
+    };
+    let fits = side_by_side(chosen.judged.len(), &of_model, progress).into_iter().collect::<Result<Vec<Option<Fit>>>>()?;
     let n_regulariser = regulariser.iter().filter(|row| row.p_win.is_some()).count();
     if n_regulariser == 0 {
         difficulties.how += "; no rows of a gamed baseline tie the slopes down";
@@ -147,6 +146,32 @@ pub(crate) fn control_lengths(
         how: difficulties.how,
         estimated: difficulties.estimated,
     })
+}
+
+/// What `work` gives for 0 to `n`, on as many threads as there are processors; `progress` is told how many are done.
+fn side_by_side<T: Send>(n: usize, work: &(dyn Fn(usize) -> T + Sync), progress: &mut dyn FnMut(usize)) -> Vec<T> {
+    let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(n);
+    let next = AtomicUsize::new(0);
+    let mut results: Vec<Option<T>> = (0..n).map(|_| None).collect();
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..n_threads {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < n) {
+                    if sender.send((i, work(i))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (done, (i, result)) in receiver.into_iter().enumerate() {
+            results[i] = Some(result);
+            progress(done + 1);
+        }
+    });
+    results.into_iter().map(|result| result.expect("every number was taken once")).collect()
 }
 
 /// The weights of every fitted model, the baseline's all 0 in front.

@@ -57,7 +57,7 @@ impl ByInstruction {
 #[derive(Debug, Clone, Copy)]
 struct Difference {
     p_value: f64,
-    /// Of single differences, in points; `None` where influences are compared.
+    /// Of single differences, in points; `None` of a single one.
     sd: Option<f64>,
     n: usize,
 }
@@ -71,7 +71,7 @@ fn difference(upper: &ByInstruction, lower: &ByInstruction) -> Option<Difference
         let squares: f64 = pairs.iter().map(|(a, b)| (a - b).powi(2)).sum();
         let error = (squares * n as f64 / (n as f64 - 1.0)).sqrt();
         let p_value = if n < 2 || high == low { 1.0 } else { normal::two_sided_p((high - low) / error) };
-        return (n > 0).then_some(Difference { p_value, sd: None, n });
+        return (n > 0).then_some(Difference { p_value, sd: (n > 1).then(|| error * (n as f64).sqrt()), n });
     }
     let found = paired::compare(&pairs, 0, Seed::root(0))?;
     let sd = found.std_error.map(|error| error * (n as f64).sqrt());

@@ -14,7 +14,7 @@ use farmhand_evaluators::length_controlled::covariates::Covariate;
 use serde_json::{Value, json};
 
 use crate::cli::Terminal;
-use crate::cli::args::{Cli, CovariateArg, DuplicatesArg, EvaluateArgs, LayoutArg, JoinArg, LeaderboardArgs, MetricArg};
+use crate::cli::args::{Cli, CovariateArg, DuplicatesArg, EvaluateArgs, JoinArg, LayoutArg, LeaderboardArgs, MetricArg};
 use crate::pipeline::read_options;
 
 /// Prints the leaderboard of files of judgements.

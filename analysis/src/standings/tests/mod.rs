@@ -1,3 +1,5 @@
+//! Leaderboards of simulated judgements: what is told, refused, tested and estimated.
+
 mod alpaca_eval;
 
 use std::path::Path;
