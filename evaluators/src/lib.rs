@@ -8,6 +8,7 @@
 //! * [`preference_bias`]: what a judge leans to beside quality: length, lists, places.
 //! * [`length_controlled`]: the win rate at equal length, AlpacaEval 2's.
 //! * [`diversity`]: how varied answers are.
+//! * [`transfer`]: whether a ranking of methods under one annotator holds under another.
 //! * [`estimate`]: means with standard errors and intervals, which the others share.
 //! * [`statistics`]: bootstrap, exact intervals, many tests at once, power, Bradley–Terry, correlations.
 
@@ -20,4 +21,5 @@ pub mod length_controlled;
 pub mod mean_reward;
 pub mod preference_bias;
 pub mod statistics;
+pub mod transfer;
 pub mod win_rate;
