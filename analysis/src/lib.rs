@@ -20,6 +20,7 @@ mod csv_rows;
 mod frames;
 mod html;
 mod judgement_table;
+mod judges;
 mod leaderboard;
 mod length_control;
 mod number;
@@ -31,12 +32,16 @@ mod report;
 mod run_files;
 mod standings;
 mod table;
+mod transfer;
 
 #[cfg(test)]
 mod fixture;
 
 pub use frames::{QueryResult, ResultFormat, TableDescription, Tables};
 pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
+pub use judges::{
+    JudgeFiles, Order, PEOPLE, ReadJudges, judge_charts, judges_csv, judges_markdown, judges_terminal, read_judges,
+};
 pub use leaderboard::{Entry, Leaderboard};
 pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};
 pub use paired::{PairedDifference, paired_differences};
@@ -45,3 +50,4 @@ pub use repetitions::Repetitions;
 pub use report::{ReportSummary, write_report};
 pub use run_files::{MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};
 pub use standings::{Decision, Duplicates, Judge, Measure, Power, Standings, StandingsOptions};
+pub use transfer::{add_judged, read_rates, transfer_charts, transfer_csv, transfer_markdown, transfer_terminal};

@@ -3,13 +3,19 @@
 //! Charts are 1600 units wide, which is what a PNG has in pixels; an SVG scales to the page. They have no title:
 //! that is the caption's task. A colour stands for the same model in every chart of a run.
 
+mod agreement_heat_map;
 mod axis;
 mod canvas;
+mod cost_agreement;
 mod curves;
 mod font;
 mod labels;
+mod length_preference;
 mod length_win_rate;
+mod method_correlation;
+mod named;
 mod palette;
+mod position_bias;
 mod raster;
 mod win_rates;
 
@@ -18,9 +24,15 @@ use plotters::prelude::SVGBackend;
 
 use raster::Raster;
 
+pub use agreement_heat_map::AgreementHeatMap;
 pub use canvas::{Canvas, Drawn};
+pub use cost_agreement::{CostAgreement, CostPoint};
 pub use curves::{Curves, Panel, Series};
+pub use length_preference::{LengthBin, LengthPreference, LengthSeries};
 pub use length_win_rate::{LengthPoint, LengthWinRate};
+pub use method_correlation::{CorrelationPoint, MethodCorrelation};
+pub use named::NamedChart;
+pub use position_bias::{PositionBias, PositionShare};
 pub use win_rates::{WinRateBar, WinRates};
 
 /// Something that can be drawn on any plotters backend.

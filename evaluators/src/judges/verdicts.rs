@@ -63,15 +63,23 @@ pub struct Source<'a> {
     pub member: &'a str,
 }
 
-/// What a file of lengths says of a pair: no texts.
+/// What a file of lengths says of a pair and of a judge's verdict on it: no texts.
 #[derive(Debug, Clone, Copy)]
-pub struct BarePair<'a> {
+pub struct BareVerdict<'a> {
     /// What tells the instruction from others.
     pub instruction: &'a str,
     /// Who gave the answers.
     pub generators: [&'a str; 2],
     /// The answers' lengths, in characters.
     pub lengths: [Option<usize>; 2],
+    /// The probability that the second answer is better; `None` for a failure.
+    pub p_second: Option<f64>,
+    /// Whether the second answer was shown first, where that is known.
+    pub is_swapped: Option<bool>,
+    /// US dollars.
+    pub price: Option<f64>,
+    /// Seconds.
+    pub time: Option<f64>,
 }
 
 /// Verdicts of several judges. Pairs are numbered as they are met, so the order of whoever comes first is the one in which ties of
@@ -142,8 +150,8 @@ impl Verdicts {
         self.verdicts.push(Verdict { judge, member, ..verdict });
     }
 
-    /// Adds a verdict on a pair of which only lengths are known: the probability that the second answer is better, and what it took.
-    pub fn add_bare(&mut self, source: Source<'_>, bare: &BarePair<'_>, p_second: Option<f64>, took: [Option<f64>; 2]) {
+    /// Adds a verdict on a pair of which only lengths are known.
+    pub fn add_bare(&mut self, source: Source<'_>, bare: &BareVerdict<'_>) {
         let key = UnorderedPair::with_text(bare.instruction, bare.generators[0], bare.generators[1]);
         let fresh = Pair {
             instruction: self.instruction_number(bare.instruction),
@@ -152,10 +160,16 @@ impl Verdicts {
             lists: [None; 2],
         };
         let (pair, turned) = self.place(key, || fresh);
-        let (judge, member) = (number_of(&mut self.judges, source.judge), number_of(&mut self.members, source.member));
-        let p_second = p_second.map(|p| if turned { 1.0 - p } else { p });
-        let [price, time] = took;
-        self.verdicts.push(Verdict { pair, judge, member, p_second, second_shown_first: None, both_orders: None, price, time });
+        self.verdicts.push(Verdict {
+            pair,
+            judge: number_of(&mut self.judges, source.judge),
+            member: number_of(&mut self.members, source.member),
+            p_second: bare.p_second.map(|p| if turned { 1.0 - p } else { p }),
+            second_shown_first: bare.is_swapped.map(|swapped| swapped != turned),
+            both_orders: None,
+            price: bare.price,
+            time: bare.time,
+        });
     }
 
     /// A judge's number.
