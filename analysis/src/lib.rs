@@ -9,6 +9,8 @@
 //! * [`JudgementTable`]: judgements of any number of files and models as columns.
 //! * [`Standings`]: the leaderboard of such a table, with length control and honest uncertainty.
 //! * [`Tables`]: run directories and judgement files of any size, and SQL over them.
+//! * [`read_judges`], [`judge_charts`]: judges held against people and against each other.
+//! * [`add_judged`], [`transfer_charts`]: methods under two annotators.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`]: the page, with everything on it.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
@@ -40,7 +42,7 @@ mod fixture;
 pub use frames::{QueryResult, ResultFormat, TableDescription, Tables};
 pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
 pub use judges::{
-    JudgeFiles, Order, PEOPLE, ReadJudges, judge_charts, judges_csv, judges_markdown, judges_terminal, read_judges,
+    JudgeFiles, Order, PEOPLE, ReadJudges, judge_charts, judges_csv, judges_markdown, judges_terminal, read_judges, read_ranking,
 };
 pub use leaderboard::{Entry, Leaderboard};
 pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};

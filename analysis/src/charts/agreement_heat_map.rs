@@ -78,3 +78,23 @@ impl Chart for AgreementHeatMap {
         canvas.text("Agreement of one verdict with one of the other's (%)", (WIDTH / 2, bottom + names + 44), title)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::both;
+    use super::*;
+
+    #[test]
+    fn squares_of_any_size_are_drawn() {
+        let judges =
+            ["people", "weighted_alpaca_eval_gpt4_turbo", "claude", "longest", "a-very-long-name-of-a-judge-that-must-be-cut"];
+        for n in [0, 1, 5, 20] {
+            let agreement = |i: usize, j: usize| (i != j && i + j != 7).then(|| 52.0 + ((i * j) % 11) as f64 * 3.3);
+            let chart = AgreementHeatMap {
+                judges: (0..n).map(|i| judges[i % judges.len()].to_owned()).collect(),
+                agreement: (0..n).map(|i| (0..n).map(|j| agreement(i, j)).collect()).collect(),
+            };
+            both(&chart, &format!("agreement_heat_map_{n}"));
+        }
+    }
+}

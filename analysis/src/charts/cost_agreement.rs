@@ -117,7 +117,37 @@ fn prices(low: f64, high: f64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::both;
     use super::*;
+
+    #[test]
+    fn judges_of_much_the_same_price_are_told_apart() {
+        // Rows of AlpacaEval's leaderboard of evaluators.
+        let rows = [
+            ("alpaca_eval_gpt4_fn", 14.5, 71.0),
+            ("improved_aviary_gpt4", 12.8, 69.8),
+            ("alpaca_eval_gpt4", 13.6, 69.2),
+            ("alpaca_eval_cot_gpt4_turbo_fn", 6.3, 68.6),
+            ("aviary_gpt4", 12.8, 68.4),
+            ("gpt4", 12.5, 66.9),
+            ("alpaca_farm_greedy_gpt4", 15.3, 66.4),
+            ("weighted_alpaca_eval_gpt4_turbo", 4.3, 65.7),
+            ("humans", 300.0, 65.7),
+            ("claude", 3.3, 65.3),
+            ("text_davinci_003", 8.7, 64.1),
+            ("chatgpt", 0.8, 57.3),
+        ];
+        let point = |(judge, price, agreement): (&str, f64, f64)| CostPoint {
+            judge: judge.into(),
+            price,
+            agreement,
+            interval: Some([agreement - 2.0, agreement + 2.0]),
+        };
+        let (svg, _) = both(&CostAgreement::new(rows.map(point)), "cost_agreement");
+        assert!(rows.iter().all(|(judge, _, _)| svg.contains(judge)));
+        both(&CostAgreement::new([]), "cost_agreement_0");
+        both(&CostAgreement::new([point(rows[0])]), "cost_agreement_1");
+    }
 
     #[test]
     fn prices_are_round() {

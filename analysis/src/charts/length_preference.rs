@@ -123,3 +123,26 @@ impl LengthPreference {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::both;
+    use super::*;
+
+    #[test]
+    fn every_judge_has_a_line_and_a_place_in_the_legend() {
+        let bin = |i: i32, slope: f64| {
+            let preferred = 50.0 + slope * f64::from(i);
+            LengthBin { difference: f64::from(i * 300), preferred, interval: Some([preferred - 5.0, preferred + 5.0]) }
+        };
+        let names = ["people", "alpaca_eval_gpt4", "weighted_alpaca_eval_gpt4_turbo", "longest", "a-very-long-name-of-a-judge"];
+        let series = |(i, name): (usize, &&str)| LengthSeries {
+            judge: (*name).into(),
+            bins: (-5..=5).map(|place| bin(place, 1.0 + 2.0 * i as f64)).collect(),
+        };
+        let chart = LengthPreference { judges: names.iter().enumerate().map(series).collect() };
+        let (svg, _) = both(&chart, "length_preference");
+        assert!(names.iter().all(|name| svg.contains(name)));
+        both(&LengthPreference { judges: Vec::new() }, "length_preference_0");
+    }
+}

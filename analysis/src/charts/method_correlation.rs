@@ -146,3 +146,57 @@ fn along([from, to]: [Point; 2]) -> impl Iterator<Item = Box4> {
         (at.0 - 6, at.1 - 6, at.0 + 6, at.1 + 6)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::both;
+    use super::*;
+
+    /// AlpacaFarm's figure: win rates of table 2 of Dubois et al., 2023, with standard errors.
+    fn alpaca_farm() -> MethodCorrelation {
+        let rows = [
+            ("GPT-4", 79.0, 1.4, 69.8, 1.6),
+            ("ChatGPT", 61.4, 1.7, 52.9, 1.7),
+            ("PPO", 46.8, 1.8, 55.1, 1.7),
+            ("Best-of-16", 45.0, 1.7, 50.7, 1.8),
+            ("Expert Iteration", 41.9, 1.7, 45.7, 1.7),
+            ("SFT 52k (Alpaca 7B)", 39.2, 1.7, 40.7, 1.7),
+            ("SFT 10k", 36.7, 1.7, 44.3, 1.7),
+            ("Binary FeedME", 36.6, 1.7, 37.9, 1.7),
+            ("Davinci001", 24.4, 1.5, 32.5, 1.6),
+            ("LLaMA 7B", 11.3, 1.1, 6.5, 0.9),
+        ];
+        let point = |(colour, (method, a, a_se, b, b_se)): (usize, (&str, f64, f64, f64, f64))| CorrelationPoint {
+            method: method.into(),
+            win_rates: [a, b],
+            intervals: [Some([a - 1.96 * a_se, a + 1.96 * a_se]), Some([b - 1.96 * b_se, b + 1.96 * b_se])],
+            colour,
+        };
+        MethodCorrelation {
+            points: rows.into_iter().enumerate().map(point).collect(),
+            annotators: ["simulated annotators".into(), "human annotators".into()],
+            line: Some([8.185, 0.8389]),
+            note: vec!["Spearman's ρ = 0.98 [0.88, 1.00]".into(), "R² = 0.87 [0.82, 0.92]".into()],
+        }
+    }
+
+    #[test]
+    fn drawn_with_every_method_named() {
+        let (svg, _) = both(&alpaca_farm(), "method_correlation");
+        for text in ["GPT-4", "SFT 52k (Alpaca 7B)", "Win rate under human annotators (%)", "R² = 0.87 [0.82, 0.92]"] {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn little_and_odd_data_is_drawn_too() {
+        let mut odd = alpaca_farm();
+        odd.points.truncate(2);
+        odd.points[0].win_rates = [f64::NAN, 3.0];
+        odd.points[1].intervals = [Some([f64::INFINITY, 1.0]), None];
+        odd.line = Some([f64::NAN, 1.0]);
+        both(&odd, "method_correlation_odd");
+        odd.points.clear();
+        both(&odd, "method_correlation_0");
+    }
+}

@@ -126,7 +126,7 @@ mod tests {
     }
 
     /// Both files of a chart; left to be looked at in the folder that FARMHAND_TEST_CHARTS names.
-    fn both<C: Chart>(chart: &C, name: &str) -> (String, Vec<u8>) {
+    pub(super) fn both<C: Chart>(chart: &C, name: &str) -> (String, Vec<u8>) {
         let (svg_text, png_bytes) = (svg(chart).expect("drawn"), png(chart).expect("drawn"));
         if let Some(folder) = std::env::var_os("FARMHAND_TEST_CHARTS") {
             std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), &png_bytes).expect("written");

@@ -85,3 +85,20 @@ fn value_text(judge: &PositionShare) -> String {
         None => fixed(judge.share, 1),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::both;
+    use super::*;
+
+    #[test]
+    fn every_judge_has_a_row() {
+        let share =
+            |judge: &str, share: f64| PositionShare { judge: judge.into(), share, interval: Some([share - 3.4, share + 3.4]) };
+        let judges =
+            vec![share("alpaca_eval_gpt4", 48.0), share("weighted_alpaca_eval_gpt4_turbo", 61.5), share("odd", f64::NAN)];
+        let (svg, _) = both(&PositionBias { judges }, "position_bias");
+        assert!(svg.contains("61.5 [58.1, 64.9]") && svg.contains("no bias"));
+        both(&PositionBias { judges: Vec::new() }, "position_bias_0");
+    }
+}

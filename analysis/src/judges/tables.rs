@@ -3,6 +3,7 @@
 use farmhand_core::types::Metric;
 use farmhand_evaluators::judges::JudgeReport;
 
+use crate::csv_rows;
 use crate::number::{fixed, significant};
 use crate::table::{Align, Table};
 
@@ -115,7 +116,7 @@ pub fn judges_csv(reports: &[JudgeReport]) -> String {
     let number = |value: Option<f64>| value.filter(|value| value.is_finite()).map(|value| value.to_string()).unwrap_or_default();
     for report in reports {
         let JudgeReport { judge, noise, n_pairs, n_instructions, n_verdicts, n_failed, .. } = report;
-        text += &format!("{},{noise},{n_pairs},{n_instructions},{n_verdicts},{n_failed}", quoted(judge));
+        text += &format!("{},{noise},{n_pairs},{n_instructions},{n_verdicts},{n_failed}", csv_rows::cell(judge));
         for name in &names {
             let metric = report.metric(name);
             let [low, high] = metric.and_then(|metric| metric.interval).map_or([None; 2], |ends| ends.map(Some)).map(number);
@@ -127,11 +128,6 @@ pub fn judges_csv(reports: &[JudgeReport]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// A name as a CSV field.
-pub(crate) fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use farmhand_core::types::Judgement;
 use farmhand_core::{Error, Result};
 use farmhand_evaluators::transfer::{Judged, Side, TableRow, Verdict};
 
+use crate::csv_rows::CsvRows;
 use crate::judgement_table::{JudgementTable, TableOptions};
 use crate::repetitions::split_seed;
 use crate::run_files::RunFiles;
@@ -100,51 +101,38 @@ fn add_file(
 }
 
 /// Reads win rates from CSV: columns `method`, `a`, `b` (in %), and `a_se`, `b_se` where standard errors are known. A method that
-/// lacks a win rate is left out and named in the second part.
+/// lacks a win rate (an empty cell, or a dash) is left out and named in the second part.
 ///
 /// # Errors
 /// When the file cannot be read, a column is missing, a number is none or a standard error is negative, a method is there twice, or
 /// fewer than two have both rates.
 pub fn read_rates(path: &Path) -> Result<(Vec<TableRow>, Vec<String>)> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
-    let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let header = lines.next().map(|(_, line)| fields(line)).unwrap_or_default();
-    let column = |name: &str| header.iter().position(|field| field.eq_ignore_ascii_case(name));
-    let needed = |name: &str| {
-        column(name).ok_or_else(|| {
-            let there = if header.is_empty() { "nothing".to_owned() } else { format!("`{}`", header.join("`, `")) };
-            Error::invalid_data(format!("`{}`: no column `{name}`, found {there}", path.display()))
-                .with_hint("expected `method,a,b` and, where they are known, `a_se,b_se`; win rates in %")
-        })
-    };
+    let csv = CsvRows::read(path)?;
+    let hint = "expected `method,a,b` and, where they are known, `a_se,b_se`; win rates in %";
+    let needed = |name: &str| csv.column(name).map_err(|error| error.with_hint(hint));
     let (method, a, b) = (needed("method")?, needed("a")?, needed("b")?);
+    let number = |row: usize, column: usize| match csv.rows[row][column].trim() {
+        "-" | "–" => Ok(None),
+        _ => csv.number(row, column),
+    };
+    let error = |row: usize, name: &str| match csv.find(name).map(|column| number(row, column)).transpose()?.flatten() {
+        Some(error) if error < 0.0 => {
+            let message = format!("`{}`, row {}: expected `{name}` ≥ 0, got {error}", path.display(), row + 1);
+            Err(Error::invalid_data(message))
+        }
+        error => Ok(error),
+    };
     let (mut rows, mut left_out): (Vec<TableRow>, Vec<String>) = (Vec::new(), Vec::new());
-    for (i, line) in lines {
-        let row = fields(line);
-        let number = |column: Option<usize>| match column.and_then(|column| row.get(column)).map(String::as_str) {
-            None | Some("" | "-" | "–") => Ok(None),
-            Some(field) => match field.parse::<f64>() {
-                Ok(number) if number.is_finite() => Ok(Some(number)),
-                _ => {
-                    let message = format!("`{}`, line {}: expected a number, got `{field}`", path.display(), i + 1);
-                    Err(Error::invalid_data(message))
-                }
-            },
-        };
-        let error = |name: &str| match number(column(name))? {
-            Some(error) if error < 0.0 => {
-                let message = format!("`{}`, line {}: expected `{name}` ≥ 0, got {error}", path.display(), i + 1);
-                Err(Error::invalid_data(message))
-            }
-            error => Ok(error),
-        };
-        let name = row.get(method).cloned().unwrap_or_default();
+    for row in 0..csv.rows.len() {
+        let name = csv.rows[row][method].trim().to_owned();
         if rows.iter().any(|row| row.method == name) || left_out.contains(&name) {
-            let message = format!("`{}`, line {}: method `{name}` is there twice", path.display(), i + 1);
+            let message = format!("`{}`, row {}: method `{name}` is there twice", path.display(), row + 1);
             return Err(Error::invalid_data(message));
         }
-        match (number(Some(a))?, number(Some(b))?) {
-            (Some(a), Some(b)) => rows.push(TableRow { method: name, a, b, a_se: error("a_se")?, b_se: error("b_se")? }),
+        match (number(row, a)?, number(row, b)?) {
+            (Some(a), Some(b)) => {
+                rows.push(TableRow { method: name, a, b, a_se: error(row, "a_se")?, b_se: error(row, "b_se")? });
+            }
             _ => left_out.push(name),
         }
     }
@@ -154,22 +142,6 @@ pub fn read_rates(path: &Path) -> Result<(Vec<TableRow>, Vec<String>)> {
         return Err(Error::missing_input(message));
     }
     Ok((rows, left_out))
-}
-
-/// The fields of a line of CSV; quotes may surround one.
-fn fields(line: &str) -> Vec<String> {
-    let (mut fields, mut field, mut is_quoted) = (Vec::new(), String::new(), false);
-    let mut letters = line.trim_end_matches('\r').chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '"' if is_quoted && letters.peek() == Some(&'"') => field.extend(letters.next()),
-            '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => fields.push(std::mem::take(&mut field)),
-            letter => field.push(letter),
-        }
-    }
-    fields.push(field);
-    fields.iter().map(|field| field.trim().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -206,16 +178,16 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             read_rates(&path)
         };
-        let (rows, left_out) = read("Method,a,b,a_se\n\"x, y\",50,40,1.5\nz,60,-\nw,1,2,\n").expect("read");
+        let (rows, left_out) = read("method,a,b,a_se\n\"x, y\",50,40,1.5\nz,60,-,\nw,1,2,\n").expect("read");
         assert_eq!((rows[0].method.as_str(), rows[0].a_se, rows[1].a_se, rows[1].b_se), ("x, y", Some(1.5), None, None));
         assert_eq!(left_out, ["z"]);
         for (text, part) in [
-            ("", "no column `method`, found nothing"),
-            ("method,a\nx,1\n", "no column `b`, found `method`, `a`"),
-            ("method,a,b\nx,1,2\nx,1,2\n", "line 3: method `x` is there twice"),
-            ("method,a,b\nx,one,2\n", "line 2: expected a number, got `one`"),
-            ("method,a,b,b_se\nx,1,2,-1\n", "line 2: expected `b_se` ≥ 0, got -1"),
-            ("method,a,b\nx,nan,2\n", "got `nan`"),
+            ("", "is empty"),
+            ("method,a\nx,1\n", "no column `b`; it has `method`, `a`"),
+            ("method,a,b\nx,1,2\nx,1,2\n", "row 2: method `x` is there twice"),
+            ("method,a,b\nx,one,2\n", "row 1: column `a`: expected a number, got `one`"),
+            ("method,a,b,b_se\nx,1,2,-1\n", "row 1: expected `b_se` ≥ 0, got -1"),
+            ("method,a,b\nx,inf,2\n", "got `inf`"),
             ("method,a,b\nx,1,2\n", "1 method with both win rates"),
         ] {
             let error = read(text).expect_err(text);

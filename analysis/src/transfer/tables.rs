@@ -2,7 +2,7 @@
 
 use farmhand_evaluators::transfer::{MethodTransfer, Rate, Transfer};
 
-use crate::judges::quoted;
+use crate::csv_rows;
 use crate::number::fixed;
 use crate::table::{Align, Table};
 
@@ -76,7 +76,7 @@ pub fn transfer_csv(found: &Transfer) -> String {
     };
     for method in &found.methods {
         let lengths = [method.length, method.reference_length, method.length_ratio()].map(number).join(",");
-        text += &format!("{},{},{},{lengths}\n", quoted(&method.method), rate(&method.a), rate(&method.b));
+        text += &format!("{},{},{},{lengths}\n", csv_rows::cell(&method.method), rate(&method.a), rate(&method.b));
     }
     text
 }
