@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::{Common, JudgeArgs, LeaderboardArgs};
+use super::{AnnotatorsArgs, Common, JudgeArgs, LeaderboardArgs, TransferArgs};
 
 /// `farmhand evaluate`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Examples:
   farmhand evaluate --outputs dpo/completions.jsonl --reference sft/completions.jsonl --out eval --model my-sft
   farmhand evaluate --judgements annotations.json --out eval
@@ -16,8 +19,12 @@ Examples:
   farmhand evaluate --annotations results.parquet --lc-data alpaca_eval_lc --format csv
   farmhand evaluate --annotations a.jsonl.gz b.jsonl.gz --metrics win_rate,elo,datasets --power 3
   farmhand evaluate --annotations a.json b.json --lc-data alpaca_eval_lc --lc-weights weights.csv
-  farmhand evaluate --from-weights weights.csv --lc-data alpaca_eval_lc --baseline gpt4_1106_preview")]
+  farmhand evaluate --from-weights weights.csv --lc-data alpaca_eval_lc --baseline gpt4_1106_preview"
+)]
 pub struct EvaluateArgs {
+    /// Other things to measure.
+    #[command(subcommand)]
+    pub command: Option<EvaluateCommand>,
     /// The evaluated model's answers; with `--annotations`, files of the models' answers, whose mean length the leaderboard shows.
     #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with = "judgements")]
     pub outputs: Vec<PathBuf>,
@@ -39,4 +46,13 @@ pub struct EvaluateArgs {
     /// Common options.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// The subcommands of `farmhand evaluate`.
+#[derive(Debug, Subcommand)]
+pub enum EvaluateCommand {
+    /// Judge the judges: agreement with people, leanings, price, rankings.
+    Annotators(Box<AnnotatorsArgs>),
+    /// Whether the ranking of methods under one annotator holds under another.
+    Transfer(Box<TransferArgs>),
 }
