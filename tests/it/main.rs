@@ -10,6 +10,7 @@ mod hub;
 mod hub_server;
 mod judgements;
 mod judges;
+mod judging_judges;
 mod label;
 mod leaderboard;
 mod learners;

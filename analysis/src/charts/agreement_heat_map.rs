@@ -12,7 +12,6 @@ use crate::number::fixed;
 const WIDTH: i32 = 1600;
 const MOST_CELL: i32 = 190;
 const TOP: i32 = 40;
-const NAMES: f64 = 430.0;
 
 /// A square of agreements, in %.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +27,27 @@ impl AgreementHeatMap {
         Text::new(28.0)
     }
 
+    /// How wide a name may be: less where there are many.
+    fn most_name(&self) -> f64 {
+        if self.judges.len() > 8 { 320.0 } else { 540.0 }
+    }
+
     /// The widths of the names' column and of a cell.
     fn widths(&self) -> (i32, i32) {
         let style = Self::style();
-        let names = self.judges.iter().map(|name| style.width(&style.fit(name, NAMES))).fold(60.0, f64::max).ceil() as i32;
+        let fit = |name: &String| style.width(&style.fit(name, self.most_name()));
+        let names = self.judges.iter().map(fit).fold(60.0, f64::max).ceil() as i32;
         let n = self.judges.len().max(1) as i32;
-        (names, ((WIDTH - names - 80) / n).clamp(60, MOST_CELL))
+        (names, ((WIDTH - names - 80) / n).clamp(10, MOST_CELL))
+    }
+
+    /// The number in a cell: without decimals where cells are narrow, nothing where they are too narrow for a number.
+    fn cell_text(cell: i32, value: f64) -> String {
+        match cell {
+            ..44 => String::new(),
+            44..84 => fixed(value, 0),
+            _ => fixed(value, 1),
+        }
     }
 }
 
@@ -53,14 +67,14 @@ impl Chart for AgreementHeatMap {
         let span = (high - low).max(1.0);
         for (row, agreements) in self.agreement.iter().enumerate() {
             let y = TOP + row as i32 * cell;
-            let name = style.fit(&self.judges[row], NAMES);
+            let name = style.fit(&self.judges[row], self.most_name());
             canvas.text(&name, (left - 16, y + cell / 2), style.anchored(HPos::Right, VPos::Center))?;
             for (column, agreement) in agreements.iter().enumerate() {
                 let x = left + column as i32 * cell;
                 let share = agreement.map(|value| (value - low) / span);
                 let colour = share.map_or(GRID, |share| lighter(model_colour(0), 0.92 * (1.0 - share)));
                 canvas.filled_box((x + 2, y + 2), (x + cell - 2, y + cell - 2), colour)?;
-                let text = agreement.map_or_else(|| "–".to_owned(), |value| fixed(value, 1));
+                let text = agreement.map_or_else(|| "–".to_owned(), |value| Self::cell_text(cell, value));
                 let ink = if share.is_some_and(|share| share > 0.55) { PAPER } else { INK };
                 let number = Text::new(30.0).colour(ink).anchored(HPos::Center, VPos::Center);
                 canvas.text(&text, (x + cell / 2, y + cell / 2), number)?;
@@ -70,7 +84,7 @@ impl Chart for AgreementHeatMap {
         for (column, name) in self.judges.iter().enumerate() {
             let x = left + column as i32 * cell + cell / 2;
             // Upwards text is anchored at its own left end, which is the lower one.
-            let name = style.fit(name, NAMES);
+            let name = style.fit(name, self.most_name());
             let width = style.width(&name).ceil() as i32;
             canvas.text(&name, (x, bottom + 16 + width / 2), style.anchored(HPos::Center, VPos::Center).upwards())?;
         }
@@ -88,7 +102,7 @@ mod tests {
     fn squares_of_any_size_are_drawn() {
         let judges =
             ["people", "weighted_alpaca_eval_gpt4_turbo", "claude", "longest", "a-very-long-name-of-a-judge-that-must-be-cut"];
-        for n in [0, 1, 5, 20] {
+        for n in [0, 1, 5, 20, 60] {
             let agreement = |i: usize, j: usize| (i != j && i + j != 7).then(|| 52.0 + ((i * j) % 11) as f64 * 3.3);
             let chart = AgreementHeatMap {
                 judges: (0..n).map(|i| judges[i % judges.len()].to_owned()).collect(),

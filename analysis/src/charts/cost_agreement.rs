@@ -60,8 +60,8 @@ impl Chart for CostAgreement {
         let x = Scale::new((low, high), (LEFT, RIGHT), 6);
         let ends = |point: &CostPoint| point.interval.unwrap_or([point.agreement; 2]).into_iter().chain([point.agreement]);
         let agreements = range(self.points.iter().flat_map(ends)).unwrap_or((50.0, 100.0));
-        let agreements = padded(agreements, 0.06);
-        let y = Scale::rounded((agreements.0.max(0.0), agreements.1.min(100.0)), (BOTTOM, TOP), 6);
+        let agreements = padded(agreements, 0.08);
+        let y = Scale::new((agreements.0.max(0.0), agreements.1.min(100.0)), (BOTTOM, TOP), 6);
         let tick = Text::new(28.0).colour(SOFT);
         for price in prices(low, high) {
             let at = x.at(price.log10());

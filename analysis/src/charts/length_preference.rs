@@ -73,15 +73,17 @@ impl Chart for LengthPreference {
         canvas.text("Second answer preferred (%)", (28, (TOP + BOTTOM) / 2), title.upwards())?;
         for (index, judge) in self.judges.iter().enumerate() {
             let colour = model_colour(index);
+            // A little apart, so that intervals at the same difference can be told.
+            let aside = 7 * index as i32 - 7 * (self.judges.len() as i32 - 1) / 2;
             let drawn: Vec<&LengthBin> =
                 judge.bins.iter().filter(|bin| bin.difference.is_finite() && bin.preferred.is_finite()).collect();
             for bin in &drawn {
                 if let Some([low, high]) = bin.interval.filter(|ends| ends.iter().all(|end| end.is_finite())) {
-                    let at = x.at(bin.difference);
+                    let at = x.at(bin.difference) + aside;
                     canvas.line(&[(at, y.at(low)), (at, y.at(high))], lighter(colour, 0.45), 4)?;
                 }
             }
-            let points: Vec<Point> = drawn.iter().map(|bin| (x.at(bin.difference), y.at(bin.preferred))).collect();
+            let points: Vec<Point> = drawn.iter().map(|bin| (x.at(bin.difference) + aside, y.at(bin.preferred))).collect();
             canvas.line(&points, colour, 4)?;
             for point in points {
                 canvas.disc(point, 9, colour)?;

@@ -4,12 +4,9 @@
 //! mode of plain verdicts, the median of graded ones. Agreement is the mean score of such an estimate against another, over all
 //! choices of which verdicts make the two.
 
-use farmhand_core::Seed;
 use serde::Serialize;
 
-use super::label_noise::Noisy;
 use crate::estimate::Estimate;
-use crate::statistics::bootstrap;
 
 /// How a verdict scores against another, both as codes: 1 the first answer, 2 the second, 1.5 a tie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,7 +21,8 @@ pub enum ScoringRule {
 }
 
 impl ScoringRule {
-    fn score(self, a: f64, b: f64) -> f64 {
+    /// The score of one code against another, at most 1.
+    pub fn score(self, a: f64, b: f64) -> f64 {
         match self {
             Self::Absolute => 1.0 - (a - b).abs(),
             Self::ZeroOne => f64::from(u8::from(rounded(a) == rounded(b))),
@@ -78,75 +76,17 @@ pub struct Agreement {
     pub n: f64,
 }
 
-/// The scores behind an agreement: `[choice of verdicts][comparison]`, `None` where a comparison lacks the chosen verdicts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scores(Vec<Vec<Option<f64>>>);
-
-impl Scores {
-    /// The agreement; `None` without a score.
-    pub fn agreement(&self) -> Option<Agreement> {
-        let of_choice = |scores: &Vec<Option<f64>>| Estimate::of_mean(&scores.iter().flatten().copied().collect::<Vec<f64>>());
-        let results: Vec<Estimate> = self.0.iter().filter_map(of_choice).collect();
-        let over = Estimate::of_mean(&results.iter().map(|result| result.mean).collect::<Vec<_>>())?;
-        let errors: Option<Vec<f64>> = results.iter().map(|result| result.std_error).collect();
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        Some(Agreement {
-            score: over.mean,
-            error: 1.0 - over.mean,
-            sem_samples: errors.map(mean),
-            sem_annotators: over.std_error,
-            n: mean(results.iter().map(|result| result.n as f64).collect()),
-        })
-    }
-
-    /// The 95 % interval of the mean score when clusters of comparisons are drawn anew; `clusters` has the number of each
-    /// comparison's cluster. `None` for fewer than two clusters.
-    pub fn interval(&self, clusters: &[usize], n_replicates: usize, seed: Seed) -> Option<[f64; 2]> {
-        let n_clusters = clusters.iter().max().map_or(0, |most| most + 1);
-        let sums_of = |scores: &Vec<Option<f64>>| {
-            let mut sums = vec![(0.0, 0.0); n_clusters];
-            for (score, cluster) in scores.iter().zip(clusters) {
-                if let Some(score) = score {
-                    sums[*cluster] = (sums[*cluster].0 + score, sums[*cluster].1 + 1.0);
-                }
-            }
-            sums
-        };
-        let by_choice: Vec<Vec<(f64, f64)>> = self.0.iter().map(sums_of).collect();
-        // Clusters without a score are not drawn, or the others would be too few.
-        let used: Vec<usize> = (0..n_clusters).filter(|c| by_choice.iter().any(|sums| sums[*c].1 > 0.0)).collect();
-        bootstrap::interval(used.len(), n_replicates, seed, |drawn| {
-            let mean = |sums: &Vec<(f64, f64)>| {
-                let (sum, n) = drawn.iter().map(|i| sums[used[*i]]).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
-                (n > 0.0).then(|| sum / n)
-            };
-            let means: Vec<f64> = by_choice.iter().filter_map(mean).collect();
-            (!means.is_empty()).then(|| means.iter().sum::<f64>() / means.len() as f64)
-        })
-    }
-}
-
 /// Agreement of `n_1` of the verdicts on each comparison with `n_2` others of the same verdicts; `n_2` of `None` are all the
 /// others, the leave-one-out mode for an `n_1` of 1. `codes`: those of each comparison in file order. `None` when no comparison has
 /// enough verdicts.
 pub fn within(codes: &[Vec<f64>], n_1: usize, n_2: Option<usize>, rule: ScoringRule) -> Option<Agreement> {
-    within_scores(codes, n_1, n_2, rule, 0.0)?.agreement()
-}
-
-/// The scores behind [`within`], as they are expected when `p_flip` of the verdicts are noise (see [`super::label_noise`]).
-pub fn within_scores(codes: &[Vec<f64>], n_1: usize, n_2: Option<usize>, rule: ScoringRule, p_flip: f64) -> Option<Scores> {
     let most = codes.iter().map(Vec::len).max().unwrap_or(0);
     let n_2 = n_2.or_else(|| most.checked_sub(n_1)).filter(|n_2| *n_2 > 0 && n_1 > 0)?;
     let (first, second) = (choices(most, n_1), choices(most, n_2));
-    let least = n_1.max(n_2);
-    let noisy: Vec<Noisy> =
-        codes.iter().enumerate().map(|(i, row)| Noisy::of(if row.len() >= least { row } else { &[] }, p_flip, i)).collect();
-    let score = |row: &Noisy, a: &[usize], b: &[usize]| {
-        row.expected(|codes| Some(rule.score(chosen(codes, a, rule)?, chosen(codes, b, rule)?)))
-    };
     let apart = |a: &[usize], b: &[usize]| a.iter().all(|i| !b.contains(i));
     let pairs = first.iter().flat_map(|a| second.iter().filter(|b| apart(a, b)).map(move |b| (a, b)));
-    Some(Scores(pairs.map(|(a, b)| noisy.iter().map(|row| score(row, a, b)).collect()).collect()))
+    let enough: Vec<&Vec<f64>> = codes.iter().collect();
+    over_choices(pairs, &at_least(&enough, n_1), &at_least(&enough, n_2), rule)
 }
 
 /// Agreement of `n_1` of one annotator's verdicts on each comparison with `n_2` of another's; `None` for `n_1` or `n_2` are as many
@@ -158,42 +98,52 @@ pub fn between(
     n_2: Option<usize>,
     rule: ScoringRule,
 ) -> Option<Agreement> {
-    between_scores(codes_1, codes_2, n_1, n_2, rule, 0.0)?.agreement()
-}
-
-/// The scores behind [`between`], as they are expected when `p_flip` of the first annotator's verdicts are noise (see
-/// [`label_noise`]).
-pub fn between_scores(
-    codes_1: &[Vec<f64>],
-    codes_2: &[Vec<f64>],
-    n_1: Option<usize>,
-    n_2: Option<usize>,
-    rule: ScoringRule,
-    p_flip: f64,
-) -> Option<Scores> {
     let selected = |codes: &[Vec<f64>], n: Option<usize>| {
         let some: Vec<usize> = codes.iter().map(Vec::len).filter(|n| *n > 0).collect();
         let most = some.iter().copied().max()?;
+        let all: Vec<&Vec<f64>> = codes.iter().collect();
         let least = n.or_else(|| some.iter().copied().min())?;
-        Some((choices(most, n.unwrap_or(most)), least.max(1)))
+        Some((
+            choices(most, n.unwrap_or(most)),
+            at_least(&all, least).into_iter().map(|row| row.map(|row| row.to_vec())).collect::<Vec<_>>(),
+        ))
     };
-    let ((first, least_1), (second, least_2)) = (selected(codes_1, n_1)?, selected(codes_2, n_2)?);
-    let enough = |row: &'_ [f64], least: usize| row.len() >= least;
-    let noisy: Vec<Noisy> =
-        codes_1.iter().enumerate().map(|(i, row)| Noisy::of(if enough(row, least_1) { row } else { &[] }, p_flip, i)).collect();
-    let score = |row: &Noisy, other: &[f64], a: &[usize], b: &[usize]| {
-        let other = chosen(if enough(other, least_2) { other } else { &[] }, b, rule)?;
-        row.expected(|codes| Some(rule.score(chosen(codes, a, rule)?, other)))
-    };
-    let of_choice =
-        |a: &[usize], b: &[usize]| noisy.iter().zip(codes_2).map(|(row, other)| score(row, other, a, b)).collect::<Vec<_>>();
-    Some(Scores(first.iter().flat_map(|a| second.iter().map(|b| of_choice(a, b)).collect::<Vec<_>>()).collect()))
+    let ((first, rows_1), (second, rows_2)) = (selected(codes_1, n_1)?, selected(codes_2, n_2)?);
+    let rows_1: Vec<Option<&[f64]>> = rows_1.iter().map(Option::as_deref).collect();
+    let rows_2: Vec<Option<&[f64]>> = rows_2.iter().map(Option::as_deref).collect();
+    over_choices(first.iter().flat_map(|a| second.iter().map(move |b| (a, b))), &rows_1, &rows_2, rule)
 }
 
-/// The one code that stands for the chosen ones; `None` where none of them is there.
-fn chosen(codes: &[f64], choice: &[usize], rule: ScoringRule) -> Option<f64> {
-    let codes: Vec<f64> = choice.iter().filter_map(|i| codes.get(*i).copied()).collect();
-    (!codes.is_empty()).then(|| rule.estimate(&codes))
+/// The rows with at least `n` codes; the others are nothing.
+fn at_least<'a>(rows: &[&'a Vec<f64>], n: usize) -> Vec<Option<&'a [f64]>> {
+    rows.iter().map(|row| (row.len() >= n && !row.is_empty()).then_some(row.as_slice())).collect()
+}
+
+fn over_choices<'a>(
+    pairs: impl Iterator<Item = (&'a Vec<usize>, &'a Vec<usize>)>,
+    rows_1: &[Option<&[f64]>],
+    rows_2: &[Option<&[f64]>],
+    rule: ScoringRule,
+) -> Option<Agreement> {
+    let take = |row: Option<&[f64]>, choice: &[usize]| {
+        let codes: Vec<f64> = choice.iter().filter_map(|i| row?.get(*i).copied()).collect();
+        (!codes.is_empty()).then(|| rule.estimate(&codes))
+    };
+    let of_choice = |(a, b): (&Vec<usize>, &Vec<usize>)| {
+        let scores = rows_1.iter().zip(rows_2).filter_map(|(x, y)| Some(rule.score(take(*x, a)?, take(*y, b)?)));
+        Estimate::of_mean(&scores.collect::<Vec<f64>>())
+    };
+    let results: Vec<Estimate> = pairs.filter_map(of_choice).collect();
+    let over = Estimate::of_mean(&results.iter().map(|result| result.mean).collect::<Vec<_>>())?;
+    let errors: Option<Vec<f64>> = results.iter().map(|result| result.std_error).collect();
+    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    Some(Agreement {
+        score: over.mean,
+        error: 1.0 - over.mean,
+        sem_samples: errors.map(mean),
+        sem_annotators: over.std_error,
+        n: mean(results.iter().map(|result| result.n as f64).collect()),
+    })
 }
 
 /// Every way to choose `k` of the numbers below `n`, in ascending order.

@@ -70,14 +70,18 @@ pub fn expected_p(p: f64, p_flip: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agreement::alpaca_eval::{ScoringRule, between_scores, within_scores};
+    use crate::agreement::alpaca_eval::ScoringRule;
+    use crate::agreement::by_comparison::{Scores, one_against_others, single_against_mode};
+
+    fn score(scores: Scores) -> f64 {
+        scores.estimate().expect("a score").mean
+    }
 
     #[test]
     fn one_verdict_against_people_by_hand() {
         // Right with certainty: after noise of 0.25 right three times in four; a tie scores ½ either way.
         let expected = |judge: f64, human: f64, p_flip: f64| {
-            let scores = between_scores(&[vec![judge]], &[vec![human]], Some(1), None, ScoringRule::Absolute, p_flip);
-            scores.expect("both").agreement().expect("one").score
+            score(single_against_mode(&[vec![judge]], &[vec![human]], ScoringRule::Absolute, p_flip))
         };
         assert_eq!((expected(1.0, 1.0, 0.25), expected(2.0, 1.0, 0.25), expected(1.5, 1.0, 0.25)), (0.75, 0.25, 0.5));
         assert_eq!((expected(1.0, 1.0, 0.0), expected(1.0, 1.0, 0.5)), (1.0, 0.5));
@@ -88,13 +92,12 @@ mod tests {
     fn counting_all_outcomes_gives_what_drawing_them_gives_in_the_mean() {
         let codes = [1.0, 2.0, 2.0, 1.5];
         for p_flip in [0.1, 0.25] {
-            let exact = within_scores(&[codes.to_vec()], 1, None, ScoringRule::Absolute, p_flip).expect("enough");
-            let exact = exact.agreement().expect("one").score;
+            let exact = score(one_against_others(&[codes.to_vec()], ScoringRule::Absolute, p_flip));
             let mut rng = Seed::root(5).rng();
             let rows: Vec<Vec<f64>> =
                 (0..20_000).map(|_| codes.iter().map(|code| flipped(*code, p_flip, &mut rng)).collect()).collect();
-            let drawn = within_scores(&rows, 1, None, ScoringRule::Absolute, 0.0).expect("enough").agreement().expect("many");
-            assert!((exact - drawn.score).abs() < 0.005, "{exact} {}", drawn.score);
+            let drawn = score(one_against_others(&rows, ScoringRule::Absolute, 0.0));
+            assert!((exact - drawn).abs() < 0.005, "{exact} {drawn}");
         }
     }
 

@@ -7,12 +7,14 @@
 //! * [`krippendorff`]: Krippendorff's α, nominal, ordinal and interval.
 //! * [`gwet`]: Gwet's AC1, which does not collapse when nearly everyone says the same.
 //! * [`alpaca_eval`]: agreement, bias and variance as AlpacaEval defines them.
+//! * [`by_comparison`]: the same with every comparison counted once.
 //! * [`label_noise`]: what becomes of verdicts when some are turned around.
 //! * [`bootstrap`]: intervals by resampling comparisons.
 //! * [`report`]: all of it at once.
 
 pub mod alpaca_eval;
 pub mod bootstrap;
+pub mod by_comparison;
 pub mod cohen;
 pub mod fleiss;
 pub mod gwet;

@@ -10,7 +10,8 @@ use super::leanings::{self, weighted};
 use super::rankings::{Against, RankAgreement, rank_agreement};
 use super::two_raters::{Cells, side};
 use super::verdicts::{Verdict, Verdicts};
-use crate::agreement::alpaca_eval::{Scores, ScoringRule, between_scores, within_scores};
+use crate::agreement::alpaca_eval::ScoringRule;
+use crate::agreement::by_comparison::{Scores, mode_against_mode, one_against_others, single_against_mode};
 use crate::estimate::plain_metric;
 use crate::statistics::bootstrap::{self, ClusterSums};
 use crate::statistics::proportion::exact_interval;
@@ -174,17 +175,18 @@ impl Measurer<'_> {
         Some(Metric { interval: interval.map(|ends| ends.map(|end| 100.0 * end)), ..metric })
     }
 
-    fn scored(&self, name: &str, scores: Option<Scores>, of_error: bool) -> Option<Metric> {
-        let scores = scores?;
-        let agreement = scores.agreement()?;
-        let (n_resamples, seed) = self.resampling();
-        let interval = scores.interval(&self.verdicts.clusters(), n_resamples, seed);
-        let turned = |[low, high]: [f64; 2]| if of_error { [1.0 - high, 1.0 - low] } else { [low, high] };
-        let value = if of_error { agreement.error } else { agreement.score };
+    fn scored(&self, name: &str, scores: &Scores, of_error: bool) -> Option<Metric> {
+        let estimate = scores.estimate()?;
+        let sums = scores.by_cluster(&self.verdicts.clusters());
+        let metric = self.mean(name, &sums, true)?;
+        let turned = |[low, high]: [f64; 2]| if of_error { [100.0 - high, 100.0 - low] } else { [low, high] };
         Some(Metric {
-            std_error: agreement.sem_samples.map(|error| 100.0 * error),
-            interval: interval.map(turned).map(|ends| ends.map(|end| 100.0 * end)),
-            ..plain_metric(name, 100.0 * value, agreement.n.round() as usize, "%", Some(!of_error))
+            value: if of_error { 100.0 - metric.value } else { metric.value },
+            std_error: estimate.std_error.map(|error| 100.0 * error),
+            interval: metric.interval.map(turned),
+            n: estimate.n,
+            higher_is_better: Some(!of_error),
+            ..metric
         })
     }
 
@@ -198,21 +200,20 @@ impl Measurer<'_> {
         match people {
             Some(people) if people == judge => {
                 for (name, rule) in rules {
-                    metrics.extend(self.scored(name, within_scores(&codes, 1, None, rule, p_flip), false));
+                    metrics.extend(self.scored(name, &one_against_others(&codes, rule, p_flip), false));
                 }
             }
             Some(people) => {
                 let of_people = self.verdicts.codes(|verdict| verdict.judge == people);
                 for (name, rule) in rules {
-                    let scores = between_scores(&codes, &of_people, Some(1), None, rule, p_flip);
-                    metrics.extend(self.scored(name, scores, false));
+                    metrics.extend(self.scored(name, &single_against_mode(&codes, &of_people, rule, p_flip), false));
                 }
                 metrics.extend(self.kappa_and_alpha(judge, &of_people));
-                metrics.extend(self.scored("bias", between_scores(&codes, &of_people, None, None, absolute, p_flip), true));
+                metrics.extend(self.scored("bias", &mode_against_mode(&codes, &of_people, absolute, p_flip), true));
             }
             None => {}
         }
-        metrics.extend(self.scored("variance", within_scores(&codes, 1, None, absolute, p_flip), true));
+        metrics.extend(self.scored("variance", &one_against_others(&codes, absolute, p_flip), true));
         metrics
     }
 

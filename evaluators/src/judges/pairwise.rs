@@ -4,7 +4,8 @@ use farmhand_core::Seed;
 use serde::Serialize;
 
 use super::verdicts::Verdicts;
-use crate::agreement::alpaca_eval::{ScoringRule, between_scores};
+use crate::agreement::alpaca_eval::ScoringRule;
+use crate::agreement::by_comparison::single_against_single;
 
 /// How far two judges agree on the pairs that both judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,13 +26,12 @@ pub fn pairwise(verdicts: &Verdicts, n_resamples: usize, seed: Seed) -> Vec<Pair
         (0..verdicts.judges.len()).map(|judge| verdicts.codes(|verdict| verdict.judge == judge)).collect();
     let clusters = verdicts.clusters();
     let of_two = |(one, other): (usize, usize)| {
-        let scores = between_scores(&codes[one], &codes[other], Some(1), Some(1), ScoringRule::Absolute, 0.0)?;
-        let agreement = scores.agreement()?;
-        let both = codes[one].iter().zip(&codes[other]).filter(|(a, b)| !a.is_empty() && !b.is_empty());
+        let scores = single_against_single(&codes[one], &codes[other], ScoringRule::Absolute);
+        let agreement = scores.estimate()?;
         Some(PairwiseAgreement {
             judges: [one, other].map(|judge| verdicts.judges[judge].clone()),
-            n: both.count(),
-            agreement: 100.0 * agreement.score,
+            n: agreement.n,
+            agreement: 100.0 * agreement.mean,
             interval: scores.interval(&clusters, n_resamples, seed).map(|ends| ends.map(|end| 100.0 * end)),
         })
     };

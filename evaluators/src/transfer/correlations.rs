@@ -52,7 +52,7 @@ impl MethodTransfer {
 pub struct Transfer {
     /// The methods, the best under B first.
     pub methods: Vec<MethodTransfer>,
-    /// `spearman`, `kendall`, `pearson`, `r_squared` (its square) with intervals; and where lengths are known `length_spearman_a`,
+    /// `spearman`, `kendall`, `pearson`, `r_squared` (its square) with intervals, for three methods or more; and where lengths are known `length_spearman_a`,
     /// `length_spearman_b`: how far the ranking of win rates is that of lengths.
     pub metrics: Vec<Metric>,
     /// The least-squares line of the win rate under B over that under A: intercept (%) and slope. `None` where A does not vary.
@@ -140,7 +140,10 @@ fn finished(mut methods: Vec<MethodTransfer>, intervals: [Option<[f64; 2]>; 4]) 
     }
     methods.sort_by(|one, other| one.b.rank.total_cmp(&other.b.rank).then_with(|| one.method.cmp(&other.method)));
     let pairs: Vec<(f64, f64)> = methods.iter().map(|method| (method.a.win_rate, method.b.win_rate)).collect();
+    // Two points are always on a line, and in order or not: their correlation is no evidence.
+    let is_enough = methods.len() > 2;
     let metric = |name: &str, value: Option<f64>| {
+        let value = value.filter(|_| is_enough);
         Some(plain_metric(name, value.filter(|value| value.is_finite())?, methods.len(), "", Some(true)))
     };
     let mut metrics: Vec<Metric> = STATISTICS

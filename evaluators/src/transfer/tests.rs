@@ -98,5 +98,7 @@ fn what_cannot_be_compared_is_refused() {
     assert!(refused(two(), Some(&["x".to_owned()])).contains("method `x` was not judged"));
     assert!(refused(two(), Some(&["o".to_owned()])).contains("one of the two annotators only"));
     assert!(refused(two(), Some(&["m".to_owned()])).contains("only one method"));
-    assert_eq!(two().methods(None).expect("two").left_out, ["o"]);
+    let two = two().methods(None).expect("two");
+    assert_eq!(two.left_out, ["o"]);
+    assert!(transfer(&two, 10, Seed::root(0)).metrics.is_empty(), "the correlation of two points is no evidence");
 }

@@ -26,7 +26,9 @@ pub(super) fn compare(args: &TransferArgs, cli: &Cli, terminal: &Terminal) -> Re
             }
         }
     }
-    if found.metric("spearman").is_none() {
+    if found.methods.len() < 3 {
+        terminal.info("two methods are in the same order or not, so no correlation is told");
+    } else if found.metric("spearman").is_none() {
         terminal.info("all methods have the same win rate under one of the annotators, so no correlation is defined");
     }
     match args.format {
