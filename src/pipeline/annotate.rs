@@ -171,6 +171,8 @@ pub fn annotate(annotator: &dyn Annotator, comparisons: &[Comparison], ctx: &Run
         });
         let (kind, reason) = first.map_or(("other", ""), |failure| (failure.kind.label(), failure.message.as_str()));
         if summary.n_failed == summary.n_comparisons {
+            // Nobody judged anything: whoever mends the cause is to be asked again.
+            ctx.stage.clear_state()?;
             return Err(Error::other(format!("all {} comparisons failed; the first: {reason} ({kind})", summary.n_failed)));
         }
         ctx.events.warn(&format!(

@@ -6,7 +6,7 @@ use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::config::ExperimentConfig;
 use farmhand_core::data::PairsPerInstruction;
 use farmhand_core::types::{Comparison, Instruction};
-use farmhand_core::{AnnotatorSpec, BuildContext, ErrorKind, FindModel, Forecast, Result, RunContext, data};
+use farmhand_core::{AnnotatorSpec, BuildContext, FindModel, Forecast, Result, RunContext, data};
 use serde::Serialize;
 
 use super::annotate::forecast;
@@ -34,60 +34,56 @@ pub struct PlannedJudging {
 
 /// What the stages that ask servers for judgements take; those that ask none are left out. `n_models` answer the evaluation, the
 /// reference among them.
-///
-/// # Errors
-/// When a file of comparisons or instructions cannot be read.
 pub(super) fn planned_judging(
     config: &ExperimentConfig,
     n_models: usize,
     base_dir: &Path,
     models: &dyn FindModel,
     ctx: &RunContext<'_>,
-) -> Result<Vec<PlannedJudging>> {
+) -> Vec<PlannedJudging> {
     let cache_dir = cache_dir();
-    let found = BuildContext { models, cache_dir: cache_dir.as_deref(), ..BuildContext::new(config.device, base_dir) };
+    let build = BuildContext { models, cache_dir: cache_dir.as_deref(), ..BuildContext::new(config.device, base_dir) };
     let judge = config.evaluate.annotator.as_ref().unwrap_or(&config.annotator);
-    let reading = read_options(config.data.skip_bad_records);
-    let mut pairs = Vec::new();
-    for file in &config.sample.comparisons {
-        pairs.extend(data::read_comparisons(&found.resolve(file), &reading)?.0);
-    }
-    if config.sample.comparisons.is_empty() {
-        let n = config.sample.sampling.n as usize;
-        let n_pairs = match config.sample.pairing {
+    let told = |stage: &str, spec: &AnnotatorSpec, pairs: &dyn Fn() -> Result<Vec<Comparison>>| {
+        if !asks_a_server(spec) {
+            return None;
+        }
+        let forecast = pairs().and_then(|pairs| forecast(&*TieIfIdentical::build(spec, &build)?, &pairs, ctx));
+        let unknown = forecast.as_ref().err().map(ToString::to_string);
+        Some(PlannedJudging { stage: stage.to_owned(), forecast: forecast.ok(), unknown })
+    };
+    let sampled = || pairs_to_annotate(config, &build);
+    let compared = || {
+        let asked = instructions(config, "eval", config.data.split.eval, &build)?;
+        Ok(guessed(&asked, n_models.saturating_sub(1), config.generate.sampling.max_new_tokens))
+    };
+    let stages = [told("annotate", &config.annotator, &sampled), told("evaluate, all models", judge, &compared)];
+    stages.into_iter().flatten().collect()
+}
+
+/// The pairs of the stage `annotate`: those that are given, or a guess at those that will be sampled.
+fn pairs_to_annotate(config: &ExperimentConfig, build: &BuildContext<'_>) -> Result<Vec<Comparison>> {
+    let sample = &config.sample;
+    if sample.comparisons.is_empty() {
+        let n = sample.sampling.n as usize;
+        let n_pairs = match sample.pairing {
             PairsPerInstruction::One => 1,
             PairsPerInstruction::All => n * n.saturating_sub(1) / 2,
         };
-        let asked = instructions(config, "preference", config.data.split.preference, &found)?;
-        pairs = guessed(&asked, n_pairs, config.sample.sampling.max_new_tokens);
+        let asked = instructions(config, "preference", config.data.split.preference, build)?;
+        return Ok(guessed(&asked, n_pairs, sample.sampling.max_new_tokens));
     }
-    let asked = instructions(config, "eval", config.data.split.eval, &found)?;
-    let answers = guessed(&asked, n_models.saturating_sub(1), config.generate.sampling.max_new_tokens);
-    let stages = [("annotate", &config.annotator, pairs), ("evaluate, all models", judge, answers)];
-    Ok(stages.into_iter().filter_map(|(stage, spec, pairs)| told(stage, spec, &pairs, &found, ctx)).collect())
+    let mut pairs = Vec::new();
+    for file in &sample.comparisons {
+        pairs.extend(data::read_comparisons(&build.resolve(file), &read_options(config.data.skip_bad_records))?.0);
+    }
+    Ok(pairs)
 }
 
-/// The forecast of one stage, where it asks servers or would if it could be built.
-fn told(
-    stage: &str,
-    spec: &AnnotatorSpec,
-    pairs: &[Comparison],
-    build: &BuildContext<'_>,
-    ctx: &RunContext<'_>,
-) -> Option<PlannedJudging> {
-    let stage = stage.to_owned();
-    match TieIfIdentical::build(spec, build).and_then(|judge| forecast(&*judge, pairs, ctx)) {
-        Ok(forecast) if forecast.n_requests + forecast.n_cached == 0 => None,
-        Ok(forecast) => Some(PlannedJudging { stage, forecast: Some(forecast), unknown: None }),
-        // What asks no server needs a model that the run makes first, and costs nothing.
-        Err(error) if error.kind() == ErrorKind::MissingInput && !asks_a_server(spec) => None,
-        Err(error) => Some(PlannedJudging { stage, forecast: None, unknown: Some(error.to_string()) }),
-    }
-}
-
-/// Whether a server is among its options, or among those of an annotator within.
+/// Whether a server is among its options, or among those of an annotator within; AlpacaEval's settings name one themselves.
 fn asks_a_server(spec: &AnnotatorSpec) -> bool {
-    serde_json::to_string(spec).is_ok_and(|options| options.contains("\"base_url\""))
+    let named = |options: String| ["\"base_url\"", "\"alpaca_eval\""].iter().any(|name| options.contains(name));
+    serde_json::to_string(spec).is_ok_and(named)
 }
 
 /// The instructions of a split: those of its file, or as many of a usual length as it will have.

@@ -80,7 +80,7 @@ pub fn plan(
     let (rows, length) = (64, model.max_positions().min(512));
     let generate = Activity::Generate { model: 0, rows, length };
     Ok(RunPlan {
-        judging: planned_judging(config, n_models, base_dir, models, ctx)?,
+        judging: planned_judging(config, n_models, base_dir, models, ctx),
         stages,
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use farmhand_core::types::{Demonstration, PreferencePair, Response};
-use farmhand_core::{BuildContext, Checkpoint, Error, Result, RewardModel, RewardModelConfig, RunContext, checked};
+use farmhand_core::{BuildContext, Checkpoint, Error, ErrorKind, Result, RewardModel, RewardModelConfig, RunContext, checked};
 use farmhand_models::{
     BatchLayout, Ending, LanguageModel, PromptFormat, TextCodec, TokenBatch, default_pass_tokens, micro_batches,
     selected_log_probs_no_grad, sequence_sums, tch_device,
@@ -95,16 +95,49 @@ pub fn score_pairs(
 /// # Errors
 /// When there are no pairs, or what the reward model reports.
 pub fn score_pairs_by(model: &mut dyn RewardModel, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<PairReport> {
-    let answers: Vec<Response<'_>> = pairs
-        .iter()
-        .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
-        .collect();
-    let scores = checked::score(model, &answers, ctx)?;
+    let answers = |pairs: &'_ [PreferencePair]| -> Result<Vec<f64>> {
+        let answers: Vec<Response<'_>> = pairs
+            .iter()
+            .flat_map(|pair| [&pair.chosen, &pair.rejected].map(|output| Response { instruction: &pair.instruction, output }))
+            .collect();
+        checked::score(model, &answers, ctx)
+    };
+    let scored = one_by_one_where_needed(pairs, answers, ctx)?;
     let length = |text: &str| text.chars().count() as f64;
-    let scored = pairs.iter().zip(scores.chunks(2)).map(|(pair, scores)| ScoredPair {
+    let scored = scored.into_iter().map(|(pair, scores)| ScoredPair {
         difference: scores[0] - scores[1],
         length_difference: length(&pair.chosen) - length(&pair.rejected),
         margin: pair.margin,
     });
     PairReport::of(&scored.collect::<Vec<_>>()).ok_or_else(|| Error::missing_input("there are no preference pairs to score"))
+}
+
+/// Scores all pairs at once; where one of them cannot be scored, because it is too long for the model for example, those are left out
+/// and counted.
+fn one_by_one_where_needed<'p>(
+    pairs: &'p [PreferencePair],
+    mut score: impl FnMut(&[PreferencePair]) -> Result<Vec<f64>>,
+    ctx: &RunContext<'_>,
+) -> Result<Vec<(&'p PreferencePair, [f64; 2])>> {
+    let two = |scores: &[f64]| [scores[0], scores[1]];
+    match score(pairs) {
+        Ok(scores) => return Ok(pairs.iter().zip(scores.chunks(2).map(two)).collect()),
+        Err(error) if error.kind() != ErrorKind::InvalidData => return Err(error),
+        Err(_) => {}
+    }
+    let (mut scored, mut first) = (Vec::new(), None);
+    for pair in pairs {
+        match score(std::slice::from_ref(pair)) {
+            Ok(scores) => scored.push((pair, two(&scores))),
+            Err(error) if error.kind() == ErrorKind::InvalidData => first = first.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(error) = first else { return Ok(scored) };
+    if scored.is_empty() {
+        return Err(error);
+    }
+    let n_out = pairs.len() - scored.len();
+    ctx.events.warn(&format!("{n_out} of {} pairs cannot be scored and are left out; the first: {error}", pairs.len()));
+    Ok(scored)
 }
