@@ -7,6 +7,7 @@
 // Components register themselves where they are written; linking their crates is what makes them known.
 use farmhand_annotators as _;
 use farmhand_evaluators as _;
+use farmhand_external as _;
 use farmhand_plugins as _;
 
 pub mod bench;

@@ -243,9 +243,16 @@ fn too_little_for_a_method_is_told_before_anything_runs() {
 #[test]
 fn the_example_configurations_can_be_run() {
     let dir = tempfile::tempdir().expect("a folder");
-    for name in
-        ["quickstart", "compare-methods", "over-optimisation", "expectations", "judges", "swap-annotators", "alpaca-farm-pool"]
-    {
+    for name in [
+        "quickstart",
+        "compare-methods",
+        "over-optimisation",
+        "expectations",
+        "judges",
+        "swap-annotators",
+        "alpaca-farm-pool",
+        "external-programs",
+    ] {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/configs/{name}.toml"));
         let plan = farmhand(dir.path(), &["run", config.to_str().expect("a path"), "--dry-run"]).expect_success();
         assert!(plan.stdout.contains("leaderboard, charts, page"), "{}", plan.stdout);

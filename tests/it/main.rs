@@ -5,6 +5,7 @@ mod checkpoint;
 mod cli;
 mod command;
 mod contract;
+mod external;
 mod feedback;
 mod hub;
 mod hub_server;
