@@ -1,3 +1,5 @@
+//! Judges measured on verdicts whose numbers are known by hand.
+
 use farmhand_core::types::{Annotation, Comparison, Instruction, Judgement, Preference, ShownOrder};
 use farmhand_core::{Error, Seed};
 

@@ -1,3 +1,5 @@
+//! Transfers whose correlations are known: the published table, and verdicts made up.
+
 use farmhand_core::Seed;
 
 use super::{Judged, Side, TableRow, Verdict, transfer, transfer_of_table};
