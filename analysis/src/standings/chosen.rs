@@ -1,11 +1,11 @@
 //! Which judgements make a leaderboard: one judge's, against one baseline, one a model and instruction; and what was decided.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use farmhand_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::judgement_table::JudgementTable;
+use crate::judgement_table::{JudgementTable, Names};
 
 /// Whose judgements count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,11 +128,15 @@ fn bad_records(table: &JudgementTable) -> Vec<Decision> {
     files.map(decision).collect()
 }
 
+/// How often each name comes among numbers of names.
+fn counts(numbers: impl Iterator<Item = u32>, names: &Names) -> BTreeMap<&str, usize> {
+    let mut counts = vec![0; names.len()];
+    numbers.for_each(|number| counts[number as usize] += 1);
+    names.iter().zip(counts).filter(|(_, n)| *n > 0).collect()
+}
+
 fn of_judge(table: &JudgementTable, judge: &Judge, decisions: &mut Vec<Decision>) -> Result<(Vec<usize>, String)> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for annotator in &table.annotator {
-        *counts.entry(table.annotators.name(*annotator)).or_default() += 1;
-    }
+    let counts = counts(table.annotator.iter().copied(), &table.annotators);
     let listed = || counts.iter().map(|(name, n)| format!("`{name}` ({n})")).collect::<Vec<_>>().join(", ");
     match (judge, counts.len()) {
         (Judge::Named(name), n) => {
@@ -172,10 +176,7 @@ fn of_baseline(
     wanted: Option<&str>,
     decisions: &mut Vec<Decision>,
 ) -> Result<(Vec<usize>, String)> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for row in &rows {
-        *counts.entry(table.baselines.name(table.baseline[*row])).or_default() += 1;
-    }
+    let counts = counts(rows.iter().map(|row| table.baseline[*row]), &table.baselines);
     let listed = counts.iter().map(|(name, n)| format!("`{name}` ({n})")).collect::<Vec<_>>().join(", ");
     match wanted {
         Some(name) => {
@@ -213,11 +214,10 @@ fn without_duplicates(
     duplicates: Duplicates,
     decisions: &mut Vec<Decision>,
 ) -> Result<Vec<usize>> {
-    let key = |row: usize| (table.model[row], table.annotator[row], table.instruction[row]);
-    let mut kept: HashMap<(u32, u32, u32), usize> = HashMap::with_capacity(rows.len());
+    let mut kept = Kept::new(table, &rows);
     let mut count = 0;
     for row in &rows {
-        let first = *kept.entry(key(*row)).or_insert(*row);
+        let first = kept.first(*row);
         if first == *row {
             continue;
         }
@@ -235,7 +235,7 @@ fn without_duplicates(
             ));
         }
         if duplicates == Duplicates::Last {
-            kept.insert(key(*row), *row);
+            kept.replace(*row);
         }
     }
     if count == 0 {
@@ -244,12 +244,75 @@ fn without_duplicates(
     let (what, rows) = match duplicates {
         Duplicates::All | Duplicates::Refuse => ("count beside the first ones", rows),
         Duplicates::First => {
-            ("are left out; the first ones count", rows.into_iter().filter(|row| kept[&key(*row)] == *row).collect())
+            ("are left out; the first ones count", rows.into_iter().filter(|row| kept.first(*row) == *row).collect())
         }
-        Duplicates::Last => ("replace the ones before", rows.into_iter().filter(|row| kept[&key(*row)] == *row).collect()),
+        Duplicates::Last => ("replace the ones before", rows.into_iter().filter(|row| kept.first(*row) == *row).collect()),
     };
     decisions.push(Decision { kind: "duplicates", count, message: format!("{count} repeated verdicts {what}") });
     Ok(rows)
+}
+
+/// Which row counts for each model, judge and instruction.
+struct Kept<'t> {
+    table: &'t JudgementTable,
+    /// The number of each pair of a model and a judge.
+    groups: HashMap<(u32, u32), usize>,
+    /// The group that was asked for last: files hold runs of the same one, or a few in turn.
+    last: ((u32, u32), usize),
+    rows: KeptRows,
+}
+
+enum KeptRows {
+    /// Row + 1, 0 where there is none: `[groups, instructions]`.
+    All(Vec<u32>),
+    /// Where most of those would be empty.
+    Few(HashMap<(usize, u32), usize>),
+}
+
+impl<'t> Kept<'t> {
+    fn new(table: &'t JudgementTable, rows: &[usize]) -> Self {
+        let mut kept =
+            Self { table, groups: HashMap::new(), last: ((u32::MAX, u32::MAX), 0), rows: KeptRows::Few(HashMap::new()) };
+        rows.iter().for_each(|row| _ = kept.group(*row));
+        let n_places = kept.groups.len().saturating_mul(table.instructions.len());
+        if n_places < 4 * rows.len() + 1_000_000 && u32::try_from(table.len()).is_ok_and(|n| n < u32::MAX) {
+            kept.rows = KeptRows::All(vec![0; n_places]);
+        }
+        kept
+    }
+
+    fn group(&mut self, row: usize) -> usize {
+        let names = (self.table.model[row], self.table.annotator[row]);
+        if self.last.0 != names {
+            let next = self.groups.len();
+            self.last = (names, *self.groups.entry(names).or_insert(next));
+        }
+        self.last.1
+    }
+
+    /// The row that counts where this one might: this one, when none did before.
+    fn first(&mut self, row: usize) -> usize {
+        let (group, instruction) = (self.group(row), self.table.instruction[row]);
+        match &mut self.rows {
+            KeptRows::All(rows) => {
+                let place = &mut rows[group * self.table.instructions.len() + instruction as usize];
+                if *place == 0 {
+                    *place = row as u32 + 1;
+                }
+                *place as usize - 1
+            }
+            KeptRows::Few(rows) => *rows.entry((group, instruction)).or_insert(row),
+        }
+    }
+
+    /// From now on this row counts.
+    fn replace(&mut self, row: usize) {
+        let (group, instruction) = (self.group(row), self.table.instruction[row]);
+        match &mut self.rows {
+            KeptRows::All(rows) => rows[group * self.table.instructions.len() + instruction as usize] = row as u32 + 1,
+            KeptRows::Few(rows) => _ = rows.insert((group, instruction), row),
+        }
+    }
 }
 
 /// Tells which models lack instructions that others have, or leaves those instructions out.
@@ -259,14 +322,19 @@ fn on_instructions(
     common: bool,
     decisions: &mut Vec<Decision>,
 ) -> Result<Vec<Judged>> {
-    let judged_on = |one: &Judged, with_verdict: bool| -> BTreeSet<u32> {
+    let mut seen = vec![false; table.instructions.len()];
+    let mut judged_on = |one: &Judged, with_verdict: bool| -> Vec<u32> {
         let rows = one.rows.iter().filter(|row| !with_verdict || !table.preference[**row].is_nan());
-        rows.map(|row| table.instruction[*row]).collect()
+        rows.for_each(|row| seen[table.instruction[*row] as usize] = true);
+        (0..).zip(&mut seen).filter_map(|(one, seen)| std::mem::take(seen).then_some(one)).collect()
     };
-    let sets: Vec<BTreeSet<u32>> = judged.iter().map(|one| judged_on(one, common)).collect();
-    let all: BTreeSet<u32> = sets.iter().flatten().copied().collect();
+    let sets: Vec<Vec<u32>> = judged.iter().map(|one| judged_on(one, common)).collect();
+    // On how many models each instruction is: `[instructions]`.
+    let mut n_models = vec![0; table.instructions.len()];
+    sets.iter().flatten().for_each(|one| n_models[*one as usize] += 1);
+    let n_all = n_models.iter().filter(|n| **n > 0).count();
     let lacking: Vec<(u32, usize)> =
-        judged.iter().zip(&sets).map(|(one, set)| (one.model, all.len() - set.len())).filter(|(_, n)| *n > 0).collect();
+        judged.iter().zip(&sets).map(|(one, set)| (one.model, n_all - set.len())).filter(|(_, n)| *n > 0).collect();
     if lacking.is_empty() {
         return Ok(judged);
     }
@@ -278,21 +346,23 @@ fn on_instructions(
             "{} of {} models lack some of the {} instructions that others are judged on ({}{more}); each counts its own",
             lacking.len(),
             judged.len(),
-            all.len(),
+            n_all,
             named.join(", ")
         );
         decisions.push(Decision { kind: "different_instructions", count: lacking.len(), message });
         return Ok(judged);
     }
-    let shared: BTreeSet<u32> = all.iter().copied().filter(|one| sets.iter().all(|set| set.contains(one))).collect();
-    if shared.is_empty() {
+    let is_shared = |instruction: u32| n_models[instruction as usize] == judged.len();
+    let n_shared = n_models.iter().filter(|n| **n == judged.len()).count();
+    if n_shared == 0 {
         return Err(Error::invalid_data("no instruction has a verdict on every model")
             .with_hint("leave `--common-instructions` out, or give files of the same instructions"));
     }
-    let count = all.len() - shared.len();
-    let message = format!("{count} of {} instructions are left out: not every model has a verdict on them", all.len());
+    let count = n_all - n_shared;
+    let message = format!("{count} of {n_all} instructions are left out: not every model has a verdict on them");
     decisions.push(Decision { kind: "instructions_left_out", count, message });
-    judged.iter_mut().for_each(|one| one.rows.retain(|row| shared.contains(&table.instruction[*row])));
+    let shared: Vec<bool> = (0..n_models.len() as u32).map(is_shared).collect();
+    judged.iter_mut().for_each(|one| one.rows.retain(|row| shared[table.instruction[*row] as usize]));
     Ok(judged)
 }
 

@@ -1,6 +1,6 @@
 //! Models against each other: each against the one above it, all of them on Elo's scale, and what a difference takes to be seen.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use farmhand_core::types::Metric;
 use farmhand_core::{Result, Seed};
@@ -20,8 +20,8 @@ const POWER: f64 = 0.8;
 /// What counts for a model on each instruction, in percentage points.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ByInstruction {
-    /// Values by instruction; their mean is the model's number.
-    values: HashMap<u32, f64>,
+    /// Values by instruction, in the instructions' order; their mean is the model's number.
+    values: Vec<(u32, f64)>,
     /// Whether they are influences around the number and not the numbers themselves.
     centred: Option<f64>,
 }
@@ -29,27 +29,39 @@ pub(super) struct ByInstruction {
 impl ByInstruction {
     /// The verdicts of a model: on each instruction the mean of them.
     pub(super) fn verdicts(table: &JudgementTable, rows: &[usize]) -> Self {
-        let mut sums: HashMap<u32, (f64, f64)> = HashMap::with_capacity(rows.len());
+        let mut sums = vec![(0.0, 0.0); table.instructions.len()];
         for row in rows.iter().filter(|row| !table.preference[**row].is_nan()) {
-            let (sum, n) = sums.entry(table.instruction[*row]).or_default();
+            let (sum, n) = &mut sums[table.instruction[*row] as usize];
             *sum += 100.0 * (table.preference[*row] - 1.0);
             *n += 1.0;
         }
-        Self { values: sums.into_iter().map(|(instruction, (sum, n))| (instruction, sum / n)).collect(), centred: None }
+        let means = (0..).zip(sums).filter(|(_, (_, n))| *n > 0.0).map(|(instruction, (sum, n))| (instruction, sum / n));
+        Self { values: means.collect(), centred: None }
     }
 
     /// A number with the influences of its instructions on it.
     pub(super) fn influences(value: f64, influences: impl IntoIterator<Item = (u32, f64)>) -> Self {
-        let mut values = HashMap::new();
+        let mut values: BTreeMap<u32, f64> = BTreeMap::new();
         influences.into_iter().for_each(|(instruction, influence)| *values.entry(instruction).or_default() += influence);
-        Self { values, centred: Some(value) }
+        Self { values: values.into_iter().collect(), centred: Some(value) }
     }
 
     /// The pairs on the instructions that both have, in the instructions' order.
     fn pairs(&self, other: &Self) -> Vec<(f64, f64)> {
-        let mut shared: Vec<u32> = self.values.keys().filter(|one| other.values.contains_key(one)).copied().collect();
-        shared.sort_unstable();
-        shared.iter().map(|one| (self.values[one], other.values[one])).collect()
+        let (mut pairs, mut rest) = (Vec::with_capacity(self.values.len().min(other.values.len())), other.values.as_slice());
+        for (instruction, value) in &self.values {
+            while let [(first, _), behind @ ..] = rest
+                && first < instruction
+            {
+                rest = behind;
+            }
+            if let [(first, found), ..] = rest
+                && first == instruction
+            {
+                pairs.push((*value, *found));
+            }
+        }
+        pairs
     }
 }
 
