@@ -24,7 +24,7 @@ pub use output_lengths::OutputLengths;
 pub(crate) use records::decompressed;
 
 /// Stands in a column of numbers for what is not known.
-const UNKNOWN: u32 = u32::MAX;
+pub(crate) const UNKNOWN: u32 = u32::MAX;
 
 /// How files of judgements are read into a table.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,6 +1,6 @@
 //! What is measured on one model of a leaderboard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use farmhand_core::types::Metric;
 use farmhand_evaluators::estimate::{Estimate, plain_metric};
@@ -8,7 +8,7 @@ use farmhand_evaluators::statistics::proportion::exact_interval;
 use farmhand_evaluators::win_rate::win_metrics;
 
 use super::chosen::Judged;
-use crate::judgement_table::JudgementTable;
+use crate::judgement_table::{JudgementTable, UNKNOWN};
 
 /// The win rate with everything that follows from the verdicts: AlpacaEval's columns, the interval of resampled instructions, the
 /// exact one of the discrete win rate.
@@ -16,12 +16,11 @@ pub(super) fn win_rates(table: &JudgementTable, one: &Judged, resampled: Option<
     let judged: Vec<usize> = one.rows.iter().copied().filter(|row| !table.preference[*row].is_nan()).collect();
     let p_wins: Vec<f64> = judged.iter().map(|row| table.preference[*row] - 1.0).collect();
     let mut metrics = win_metrics(&p_wins).unwrap_or_default();
-    let clusters = clusters(table, &judged);
     for metric in &mut metrics {
         match metric.name.as_str() {
             // Where nothing was resampled, the normal interval stays.
             "win_rate" => metric.interval = resampled.or(metric.interval),
-            "discrete_win_rate" => metric.interval = discrete_interval(&p_wins, &clusters),
+            "discrete_win_rate" => metric.interval = discrete_interval(&p_wins, judged_once(table, &judged)),
             _ => {}
         }
     }
@@ -30,23 +29,18 @@ pub(super) fn win_rates(table: &JudgementTable, one: &Judged, resampled: Option<
     metrics
 }
 
-/// The clusters of rows: their instructions, numbered without gaps.
-fn clusters(table: &JudgementTable, rows: &[usize]) -> Vec<usize> {
-    let mut numbers: HashMap<u32, usize> = HashMap::with_capacity(rows.len());
-    rows.iter()
-        .map(|row| {
-            let next = numbers.len();
-            *numbers.entry(table.instruction[*row]).or_insert(next)
-        })
-        .collect()
+/// Whether no two of these rows are on one instruction.
+fn judged_once(table: &JudgementTable, rows: &[usize]) -> bool {
+    let mut seen = vec![false; table.instructions.len()];
+    rows.iter().all(|row| !std::mem::replace(&mut seen[table.instruction[*row] as usize], true))
 }
 
 /// The exact interval of the discrete win rate, in %. Ties are half a win, of which there is no exact distribution: the lower end
 /// is that of the wins alone and the upper end that of wins and ties, which covers whatever way the ties might have gone. `None`
 /// where an instruction was judged several times, since such verdicts are not independent.
-fn discrete_interval(p_wins: &[f64], clusters: &[usize]) -> Option<[f64; 2]> {
+fn discrete_interval(p_wins: &[f64], judged_once: bool) -> Option<[f64; 2]> {
     let n = p_wins.len();
-    if clusters.iter().max().is_none_or(|last| last + 1 < n) {
+    if n == 0 || !judged_once {
         return None;
     }
     let n_wins = p_wins.iter().filter(|p| **p > 0.5).count();
@@ -57,10 +51,11 @@ fn discrete_interval(p_wins: &[f64], clusters: &[usize]) -> Option<[f64; 2]> {
 
 /// The mean length of the model's answers in characters, cut to a whole number: of the judged rows.
 pub(super) fn judged_length(table: &JudgementTable, one: &Judged) -> Option<Metric> {
-    let lengths: Option<Vec<u32>> = one.rows.iter().map(|row| table.row(*row).len_2).collect();
-    let lengths = lengths.filter(|lengths| !lengths.is_empty())?;
-    let total: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
-    Some(mean_length(total, lengths.len()))
+    let lengths = || one.rows.iter().map(|row| table.len_2[*row]);
+    if one.rows.is_empty() || lengths().any(|length| length == UNKNOWN) {
+        return None;
+    }
+    Some(mean_length(lengths().map(u64::from).sum(), one.rows.len()))
 }
 
 /// The mean of so many lengths, as AlpacaEval cuts it.
