@@ -29,7 +29,9 @@ impl EvaluatorConfig for MeanRewardConfig {
     }
 }
 
-struct MeanReward;
+/// Averages the rewards it is given.
+#[derive(Debug, Clone, Copy)]
+pub struct MeanReward;
 
 impl Evaluator for MeanReward {
     fn evaluate(&self, inputs: &EvaluationInputs<'_>) -> Result<EvalReport> {
