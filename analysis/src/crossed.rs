@@ -17,6 +17,24 @@ pub(crate) struct CrossedMean {
     pub(crate) std_error: Option<f64>,
     /// Its interval.
     pub(crate) interval: Option<[f64; 2]>,
+    /// The degrees of freedom of the standard error; infinite where the normal distribution is used.
+    pub(crate) freedom: f64,
+}
+
+impl CrossedMean {
+    /// The two-sided p value that the mean is 0, by the distribution of the 95 % interval.
+    pub(crate) fn p_value(&self) -> Option<f64> {
+        let error = self.std_error?;
+        if error == 0.0 {
+            return Some(if self.mean == 0.0 { 1.0 } else { 0.0 });
+        }
+        let t = self.mean / error;
+        if self.freedom.is_infinite() {
+            return Some(farmhand_evaluators::statistics::normal::two_sided_p(t));
+        }
+        let freedom = self.freedom.max(1.0);
+        Some(incomplete_beta(freedom / (freedom + t * t), 0.5 * freedom, 0.5))
+    }
 }
 
 /// The mean of `values[repetition][instruction]`, all rows of one length, with its 95 % interval; `None` without a number. One
@@ -39,13 +57,18 @@ pub(crate) fn crossed_mean_of_several(values: &[Vec<f64>], n_intervals: usize) -
     let column_means: Vec<f64> = (0..n).map(|i| values.iter().map(|row| row[i]).sum::<f64>() / s).collect();
     let squares = |means: &[f64]| means.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
     if n == 1 {
-        return Some(CrossedMean { mean, std_error: None, interval: None });
+        return Some(CrossedMean { mean, std_error: None, interval: None, freedom: f64::INFINITY });
     }
     let of_instructions = s * squares(&column_means) / (size - 1.0);
     if n_rows == 1 {
         let error = (of_instructions / size).sqrt();
         let half = error * if n_intervals <= 1 { NORMAL_975 } else { student_quantile(size - 1.0, tail) };
-        return Some(CrossedMean { mean, std_error: Some(error), interval: Some([mean - half, mean + half]) });
+        return Some(CrossedMean {
+            mean,
+            std_error: Some(error),
+            interval: Some([mean - half, mean + half]),
+            freedom: if n_intervals <= 1 { f64::INFINITY } else { size - 1.0 },
+        });
     }
     let of_rows = size * squares(&row_means) / (s - 1.0);
     let rest_squares: f64 = values
@@ -69,11 +92,11 @@ pub(crate) fn crossed_mean_of_several(values: &[Vec<f64>], n_intervals: usize) -
     };
     let error = (square / (size * s)).sqrt();
     let half = if error > 0.0 { student_quantile(freedom, tail) * error } else { 0.0 };
-    Some(CrossedMean { mean, std_error: Some(error), interval: Some([mean - half, mean + half]) })
+    Some(CrossedMean { mean, std_error: Some(error), interval: Some([mean - half, mean + half]), freedom })
 }
 
 /// Above which lies the share `tail`, in (0, ½), of Student's t distribution with so many degrees of freedom, ≥ 1.
-fn student_quantile(freedom: f64, tail: f64) -> f64 {
+pub(crate) fn student_quantile(freedom: f64, tail: f64) -> f64 {
     let freedom = freedom.max(1.0);
     // P(|T| > t) = I_{ν / (ν + t²)}(ν/2, ½), which falls in t.
     let outside = |t: f64| incomplete_beta(freedom / (freedom + t * t), 0.5 * freedom, 0.5);

@@ -11,18 +11,22 @@
 //! * [`Tables`]: run directories and judgement files of any size, and SQL over them.
 //! * [`read_judges`], [`judge_charts`]: judges held against people and against each other.
 //! * [`add_judged`], [`transfer_charts`]: methods under two annotators.
+//! * [`compare`]: whether the difference of two models is real.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
-//! * [`write_report`]: the page, with everything on it.
+//! * [`write_report`], [`write_report_of_runs`]: the page with everything on it, Markdown and tables of one or several runs.
 //! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
 
 pub mod charts;
 
+mod comparison;
 mod crossed;
 mod csv_rows;
+mod divergence;
 mod frames;
 mod html;
 mod judgement_table;
 mod judges;
+mod latex;
 mod leaderboard;
 mod length_control;
 mod number;
@@ -39,6 +43,7 @@ mod transfer;
 #[cfg(test)]
 mod fixture;
 
+pub use comparison::{ComparisonPower, Difference, ModelComparison, Side, compare, sides_of_one, sides_of_two};
 pub use frames::{QueryResult, ResultFormat, TableDescription, Tables};
 pub use judgement_table::{JudgementRow, JudgementTable, Names, OutputLengths, TableOptions};
 pub use judges::{
@@ -49,7 +54,7 @@ pub use length_control::{ControlledLengths, DifficultySource, Join, LengthContro
 pub use paired::{PairedDifference, paired_differences};
 pub use parquet::{Record, read_parquet_records, write_parquet_records};
 pub use repetitions::Repetitions;
-pub use report::{ReportSummary, write_report};
-pub use run_files::{MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};
+pub use report::{ReportSummary, write_report, write_report_of_runs};
+pub use run_files::{AnswerScores, MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};
 pub use standings::{Decision, Duplicates, Judge, Measure, Power, Standings, StandingsOptions};
 pub use transfer::{add_judged, read_rates, transfer_charts, transfer_csv, transfer_markdown, transfer_terminal};

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use farmhand_core::types::{AnnotatorId, Completion, EvalReport, Judgement, JudgingCost};
 use farmhand_core::{Error, Event, Result};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Scalars of a run: stage → name → step → value. Non-finite values are left out.
 pub type Scalars = BTreeMap<String, BTreeMap<String, BTreeMap<u64, f64>>>;
@@ -43,6 +43,22 @@ pub struct MeasuredRewardModel {
     pub numbers: BTreeMap<String, f64>,
 }
 
+/// What the reward models of a run gave one answer: a line of `evaluate-METHOD/scores.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswerScores {
+    /// The id of the instruction.
+    pub instruction: String,
+    /// Which of the answers to it, from 0.
+    pub sample: u32,
+    /// By name of the reward model: [`Self::REWARD_MODEL`], or the one in `[reward_models]`. In each model's own unit.
+    pub rewards: BTreeMap<String, f64>,
+}
+
+impl AnswerScores {
+    /// The name of the reward model that has none, `[reward_model]`.
+    pub const REWARD_MODEL: &str = "reward_model";
+}
+
 /// What a run directory holds about one method's model.
 #[derive(Debug, Clone, Default)]
 pub struct ModelFiles {
@@ -54,6 +70,8 @@ pub struct ModelFiles {
     pub judgements: Vec<Judgement>,
     /// The model's answers.
     pub completions: Vec<Completion>,
+    /// What reward models gave them, where it is kept.
+    pub scores: Vec<AnswerScores>,
 }
 
 impl ModelFiles {
@@ -81,7 +99,7 @@ impl RunFiles {
         let config = read_optional(&run_dir.join("run.toml"))?;
         let name = name_of(run_dir, config.as_deref())?;
         let models: Vec<ModelFiles> =
-            methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
+            evaluated_methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
         let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
         let judging = read_judging(run_dir, &models)?;
         let scalars = read_scalars(&run_dir.join("events.jsonl"))?;
@@ -108,14 +126,24 @@ fn read_judging(run_dir: &Path, models: &[ModelFiles]) -> Result<Vec<(String, BT
 }
 
 fn read_model(run_dir: &Path, method: String) -> Result<ModelFiles> {
-    let evaluation = run_dir.join(format!("evaluate-{method}"));
+    let completions = read_jsonl(&run_dir.join(format!("generate-{method}")).join("completions.jsonl"))?;
+    Ok(ModelFiles { completions, ..read_evaluation(run_dir, &method)? })
+}
+
+/// What the evaluation of a method left, without its answers.
+pub(crate) fn read_evaluation(run_dir: &Path, method: &str) -> Result<ModelFiles> {
+    read_evaluation_folder(&run_dir.join(format!("evaluate-{method}")), method)
+}
+
+/// What is in an evaluation folder.
+pub(crate) fn read_evaluation_folder(evaluation: &Path, method: &str) -> Result<ModelFiles> {
     let reports = match read_optional(&evaluation.join("report.json"))? {
         Some(text) => parse_reports(&text, &evaluation.join("report.json"))?,
         None => Vec::new(),
     };
     let judgements = read_jsonl(&evaluation.join("judgements.jsonl"))?;
-    let completions = read_jsonl(&run_dir.join(format!("generate-{method}")).join("completions.jsonl"))?;
-    Ok(ModelFiles { method, reports, judgements, completions })
+    let scores = read_jsonl(&evaluation.join("scores.jsonl"))?;
+    Ok(ModelFiles { method: method.to_owned(), reports, judgements, completions: Vec::new(), scores })
 }
 
 /// Reads a file of evaluation reports: a JSON list.
@@ -135,8 +163,8 @@ fn parse_reports(text: &str, path: &Path) -> Result<Vec<EvalReport>> {
     })
 }
 
-/// The methods that have an `evaluate-METHOD` folder, sorted.
-fn methods(run_dir: &Path) -> Result<Vec<String>> {
+/// The methods that have an `evaluate-METHOD` folder, sorted; those of repetitions end in `@SEED`.
+pub(crate) fn evaluated_methods(run_dir: &Path) -> Result<Vec<String>> {
     let entries = std::fs::read_dir(run_dir).map_err(|error| Error::io("list", run_dir, error))?;
     let mut methods = Vec::new();
     for entry in entries {

@@ -73,6 +73,21 @@ impl Table {
         format!("<div class=\"table\"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n")
     }
 
+    /// A LaTeX table.
+    pub(crate) fn latex(&self) -> String {
+        crate::latex::tabular(self)
+    }
+
+    /// Headers and where their columns stand.
+    pub(crate) fn columns(&self) -> &[(String, Align)] {
+        &self.columns
+    }
+
+    /// The rows, one cell a column.
+    pub(crate) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     fn headers(&self) -> Vec<String> {
         self.columns.iter().map(|(header, _)| header.clone()).collect()
     }

@@ -6,6 +6,7 @@ mod agreement;
 mod annotate;
 mod bench;
 mod checkpoint;
+mod compare;
 mod describe;
 mod estimate;
 mod evaluate;
@@ -49,6 +50,7 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Generate(args) => samples::generate(args, cli, terminal),
         Command::Evaluate(args) => evaluate::evaluate(args, cli, terminal),
         Command::Agreement(args) => agreement::agreement(args, cli, &terminal),
+        Command::Compare(args) => compare::compare_models(args, cli),
         Command::Report(args) => report::report(args, cli),
         Command::Query(args) => query::query(args, cli, &terminal),
         Command::Serve(args) => serve::serve(args, cli, &terminal),

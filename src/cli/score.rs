@@ -26,9 +26,9 @@ pub(super) fn score(args: &ScoreArgs, _: &Cli, terminal: Terminal) -> Result<()>
     if checkpoint.kind()? == CheckpointKind::RewardModel {
         let (pairs, report) = read_preference_pairs(&args.data, &reading)?;
         note_left_out(&report, &ctx);
-        let report = score_pairs(&checkpoint, format, &pairs, args.max_batch_tokens, &ctx)?;
-        let numbers = report.numbers.iter().map(|(name, number)| ((*name).to_owned(), (*number).into()));
-        let table: serde_json::Map<String, serde_json::Value> = numbers.chain([("n".to_owned(), report.n.into())]).collect();
+        let scores = score_pairs(&checkpoint, format, &pairs, args.max_batch_tokens, &ctx)?;
+        let numbers = scores.numbers().into_iter().map(|(name, number)| (name, number.into()));
+        let table: serde_json::Map<String, serde_json::Value> = numbers.chain([("n".to_owned(), scores.all.n.into())]).collect();
         return super::print(&format!("{}\n", serde_json::Value::Object(table)));
     }
     let (records, report) = read_demonstrations(&args.data, &reading)?;

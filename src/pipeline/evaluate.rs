@@ -1,5 +1,6 @@
 //! Numbers: one model's answers against a reference's, judged and measured.
 
+use farmhand_analysis::AnswerScores;
 use farmhand_core::data::pair_with_reference;
 use farmhand_core::types::{Comparison, Completion, EvalReport, Response};
 use farmhand_core::{Error, EvaluationInputs, Evaluator, Result, RewardModel, RunContext, checked};
@@ -48,6 +49,24 @@ pub(super) fn rewards_kept_as(
         progress.advance(chunk.len() as u64);
         Ok(scores)
     })
+}
+
+/// Writes what every reward model gave each answer into `scores.jsonl`, one line an answer; nothing when nobody scored.
+///
+/// # Errors
+/// When the disk refuses.
+pub(super) fn write_scores(answers: &[Completion], own: &[f64], others: &[(&str, Vec<f64>)], ctx: &RunContext<'_>) -> Result<()> {
+    if own.is_empty() && others.is_empty() {
+        return Ok(());
+    }
+    let scores = |(i, answer): (usize, &Completion)| {
+        let own = own.get(i).map(|reward| (AnswerScores::REWARD_MODEL.to_owned(), *reward));
+        let others = others.iter().map(|(name, rewards)| ((*name).to_owned(), rewards[i]));
+        let rewards = own.into_iter().chain(others).collect();
+        AnswerScores { instruction: answer.instruction.id.clone(), sample: answer.sample, rewards }
+    };
+    let scores: Vec<AnswerScores> = answers.iter().enumerate().map(scores).collect();
+    ctx.stage.write_jsonl("scores.jsonl", &scores).map(|_| ())
 }
 
 /// Measures and writes `report.json`, one entry an evaluator.

@@ -24,6 +24,6 @@ pub use generate::generate;
 pub use judging_plan::PlannedJudging;
 pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
-pub use score::{ScoredRecord, score_pairs, score_pairs_by, score_records};
+pub use score::{PairScores, ScoredRecord, score_pairs, score_pairs_by, score_records};
 pub use session::{CANCEL, Session, TokioExecutor};
 pub use split_data::read_options;

@@ -1,5 +1,6 @@
 //! Log-probabilities of given responses under a language model, and how a reward model orders given pairs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use farmhand_core::types::{Demonstration, PreferencePair, Response};
@@ -21,6 +22,46 @@ pub struct ScoredRecord {
     pub sum_log_prob: f64,
     /// Tokens of the response.
     pub n_tokens: usize,
+}
+
+/// How a reward model orders pairs: all together, and those of each data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairScores {
+    /// All pairs.
+    pub all: PairReport,
+    /// The pairs of each data set that the instructions name; empty for fewer than two.
+    pub by_dataset: BTreeMap<String, PairReport>,
+}
+
+impl PairScores {
+    /// Measures; `scored` has one entry a pair. `None` without pairs.
+    pub fn of(pairs: &[&PreferencePair], scored: &[ScoredPair]) -> Option<Self> {
+        let mut datasets: BTreeMap<&str, Vec<ScoredPair>> = BTreeMap::new();
+        for (pair, scored) in pairs.iter().zip(scored) {
+            datasets.entry(pair.instruction.dataset.as_deref().unwrap_or("other")).or_default().push(*scored);
+        }
+        let several = datasets.len() > 1;
+        let report = |(name, pairs): (&str, Vec<ScoredPair>)| Some((name.to_owned(), PairReport::of(&pairs)?));
+        let by_dataset = datasets.into_iter().filter(|_| several).filter_map(report).collect();
+        Some(Self { all: PairReport::of(scored)?, by_dataset })
+    }
+
+    /// Every number by name: those of all pairs, and where there are several data sets `accuracy/NAME` and `n_pairs/NAME` of each
+    /// and `accuracy_over_datasets`, the plain mean of their accuracies, as RewardBench counts
+    /// (<https://arxiv.org/abs/2403.13787>).
+    pub fn numbers(&self) -> BTreeMap<String, f64> {
+        let mut numbers: BTreeMap<String, f64> =
+            self.all.numbers.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+        let accuracies: Vec<f64> = self.by_dataset.values().filter_map(|report| report.get("accuracy")).collect();
+        for (name, report) in &self.by_dataset {
+            numbers.extend(report.get("accuracy").map(|accuracy| (format!("accuracy/{name}"), accuracy)));
+            numbers.insert(format!("n_pairs/{name}"), report.n as f64);
+        }
+        if !accuracies.is_empty() {
+            numbers.insert("accuracy_over_datasets".to_owned(), accuracies.iter().sum::<f64>() / accuracies.len() as f64);
+        }
+        numbers
+    }
 }
 
 /// Scores every record's response given its prompt; at most `max_batch_tokens` tokens in one forward pass, by default
@@ -84,7 +125,7 @@ pub fn score_pairs(
     pairs: &[PreferencePair],
     max_batch_tokens: Option<usize>,
     ctx: &RunContext<'_>,
-) -> Result<PairReport> {
+) -> Result<PairScores> {
     let build = BuildContext { reward_model: Some(checkpoint), ..BuildContext::new(ctx.device, Path::new(".")) };
     let config = BradleyTerryConfig { prompt: format, max_batch_tokens, ..BradleyTerryConfig::default() };
     score_pairs_by(&mut *config.build(&build)?, pairs, ctx)
@@ -94,7 +135,7 @@ pub fn score_pairs(
 ///
 /// # Errors
 /// When there are no pairs, or what the reward model reports.
-pub fn score_pairs_by(model: &mut dyn RewardModel, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<PairReport> {
+pub fn score_pairs_by(model: &mut dyn RewardModel, pairs: &[PreferencePair], ctx: &RunContext<'_>) -> Result<PairScores> {
     let answers = |pairs: &'_ [PreferencePair]| -> Result<Vec<f64>> {
         let answers: Vec<Response<'_>> = pairs
             .iter()
@@ -104,12 +145,14 @@ pub fn score_pairs_by(model: &mut dyn RewardModel, pairs: &[PreferencePair], ctx
     };
     let scored = one_by_one_where_needed(pairs, answers, ctx)?;
     let length = |text: &str| text.chars().count() as f64;
-    let scored = scored.into_iter().map(|(pair, scores)| ScoredPair {
+    let measured = |(pair, scores): (&'_ PreferencePair, [f64; 2])| ScoredPair {
         difference: scores[0] - scores[1],
         length_difference: length(&pair.chosen) - length(&pair.rejected),
         margin: pair.margin,
-    });
-    PairReport::of(&scored.collect::<Vec<_>>()).ok_or_else(|| Error::missing_input("there are no preference pairs to score"))
+    };
+    let (read, scored): (Vec<&PreferencePair>, Vec<ScoredPair>) =
+        scored.into_iter().map(|(pair, scores)| (pair, measured((pair, scores)))).unzip();
+    PairScores::of(&read, &scored).ok_or_else(|| Error::missing_input("there are no preference pairs to score"))
 }
 
 /// Scores all pairs at once; where one of them cannot be scored, because it is too long for the model for example, those are left out
@@ -140,4 +183,31 @@ fn one_by_one_where_needed<'p>(
     let n_out = pairs.len() - scored.len();
     ctx.events.warn(&format!("{n_out} of {} pairs cannot be scored and are left out; the first: {error}", pairs.len()));
     Ok(scored)
+}
+
+#[cfg(test)]
+mod tests {
+    use farmhand_core::types::Instruction;
+
+    use super::*;
+
+    #[test]
+    fn accuracy_over_data_sets_weighs_each_alike() {
+        let pair = |i: usize, dataset: &str| PreferencePair {
+            instruction: Instruction::new(format!("Question {i}"), None).from_dataset(dataset),
+            chosen: "good".into(),
+            rejected: "bad".into(),
+            p_chosen: None,
+            margin: None,
+        };
+        let pairs: Vec<PreferencePair> = (0..5).map(|i| pair(i, if i < 4 { "chat" } else { "safety" })).collect();
+        let scored = |i: usize| ScoredPair { difference: if i < 4 { 1.0 } else { -1.0 }, length_difference: 1.0, margin: None };
+        let scored: Vec<ScoredPair> = (0..5).map(scored).collect();
+        let numbers = PairScores::of(&pairs.iter().collect::<Vec<_>>(), &scored).expect("pairs").numbers();
+        assert_eq!((numbers["accuracy"], numbers["accuracy_over_datasets"]), (0.8, 0.5));
+        assert_eq!((numbers["accuracy/chat"], numbers["n_pairs/safety"]), (1.0, 1.0));
+        let alone = PairScores::of(&pairs[..4].iter().collect::<Vec<_>>(), &scored[..4]).expect("pairs").numbers();
+        assert!(!alone.contains_key("accuracy/chat") && !alone.contains_key("accuracy_over_datasets"));
+        assert!(PairScores::of(&[], &[]).is_none());
+    }
 }

@@ -4,6 +4,7 @@ mod annotate;
 mod checkpoint;
 mod cli;
 mod command;
+mod compare;
 mod contract;
 mod external;
 mod feedback;

@@ -75,6 +75,15 @@ fn one_file_trains_an_ensemble_a_preference_model_and_attributes() {
     }
     assert!(done.stderr.contains("held-out pairs rightly"), "{}", done.stderr);
 
+    // The answers are scored by every reward model that scores one answer alone.
+    let report: Value = serde_json::from_str(&read("evaluate-dpo/report.json")).expect("JSON");
+    let metrics = report.as_array().expect("a list").iter().flat_map(|report| report["metrics"].as_array().expect("a list"));
+    let rewards: Vec<&str> =
+        metrics.filter_map(|metric| metric["name"].as_str()).filter(|name| name.starts_with("mean_reward")).collect();
+    assert_eq!(rewards, ["mean_reward", "mean_reward/attributes", "mean_reward/second"]);
+    let scores: Value = serde_json::from_str(read("evaluate-dpo/scores.jsonl").lines().next().expect("a line")).expect("JSON");
+    assert!(scores["rewards"]["second"].is_f64() && scores["rewards"]["reward_model"].is_f64(), "{scores}");
+
     let manifest: Value = serde_json::from_str(&read("manifest.json")).expect("JSON");
     let reads = |stage: &str, model: &str| {
         let inputs = manifest["stages"][stage]["inputs"].to_string();

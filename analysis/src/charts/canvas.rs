@@ -1,7 +1,7 @@
 //! The drawing surface of the charts: lines, boxes, discs and text on any plotters backend.
 
 use plotters::coord::Shift;
-use plotters::prelude::{Circle, DrawingArea, DrawingBackend, IntoDrawingArea, PathElement, Rectangle};
+use plotters::prelude::{Circle, DrawingArea, DrawingBackend, IntoDrawingArea, PathElement, Polygon, Rectangle};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBColor, TextStyle};
 
@@ -105,6 +105,14 @@ impl<B: DrawingBackend> Canvas<B> {
 
     pub(super) fn filled_box(&self, from: Point, to: Point, colour: RGBColor) -> Drawn<B> {
         self.area.draw(&Rectangle::new([from, to], colour.filled()))
+    }
+
+    /// A filled area; fewer than three corners draw nothing.
+    pub(super) fn polygon(&self, corners: &[Point], colour: RGBColor) -> Drawn<B> {
+        if corners.len() < 3 {
+            return Ok(());
+        }
+        self.area.draw(&Polygon::new(corners.to_vec(), colour.filled()))
     }
 
     pub(super) fn disc(&self, centre: Point, radius: u32, colour: RGBColor) -> Drawn<B> {

@@ -7,23 +7,34 @@ use super::Chart;
 use super::axis::{Scale, padded, range};
 use super::canvas::{Canvas, Drawn, Point, Text};
 use super::palette::{GRID, INK, SOFT, lighter, model_colour};
+use super::smoothing::{Band, SMOOTH_FROM, over_seeds, smoothed, thinned};
 
 const WIDTH: i32 = 1600;
 const LEGEND: i32 = 64;
 const EM: f64 = 27.0;
 
-/// From this many points on, a line is drawn lightly and smoothed over it.
-const SMOOTH_FROM: usize = 40;
+/// From this many panels on there are three in a row.
+const MANY: usize = 9;
 
 /// One line.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
     /// What it is, for the legend.
     pub label: String,
     /// Step and value; values that are not finite are left out.
     pub points: Vec<(f64, f64)>,
+    /// Where the line may lie, drawn lightly under it; empty for a single line.
+    pub band: Vec<Band>,
     /// Its place among the run's models, which gives its colour.
     pub colour: usize,
+}
+
+impl Series {
+    /// The mean of several seeds' lines with its 95 % band; one line stays as it is.
+    pub fn over_seeds(label: impl Into<String>, seeds: &[Vec<(f64, f64)>], colour: usize) -> Self {
+        let (points, band) = over_seeds(seeds);
+        Self { label: label.into(), points, band, colour }
+    }
 }
 
 /// One quantity over steps.
@@ -39,7 +50,7 @@ pub struct Panel {
     pub series: Vec<Series>,
 }
 
-/// Panels, two in a row.
+/// Panels, two in a row; many are smaller, three in a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curves {
     panels: Vec<Panel>,
@@ -77,12 +88,21 @@ impl Curves {
         self.panels.iter().flat_map(|panel| &panel.series).any(|series| series.points.len() >= SMOOTH_FROM)
     }
 
+    /// Whether some line has a band; a caption should then say what it is.
+    pub fn has_bands(&self) -> bool {
+        self.panels.iter().flat_map(|panel| &panel.series).any(|series| !series.band.is_empty())
+    }
+
     fn columns(&self) -> usize {
-        self.panels.len().clamp(1, 2)
+        if self.panels.len() >= MANY { 3 } else { self.panels.len().clamp(1, 2) }
     }
 
     fn panel_size(&self) -> (i32, i32) {
-        if self.columns() == 1 { (WIDTH, 700) } else { (WIDTH / 2, 580) }
+        match self.columns() {
+            1 => (WIDTH, 700),
+            2 => (WIDTH / 2, 580),
+            _ => (WIDTH / 3, 430),
+        }
     }
 
     /// Labels and colours, each once, when some panel has several lines to tell apart.
@@ -149,36 +169,70 @@ impl Chart for Curves {
 }
 
 fn draw_panel<B: DrawingBackend>(canvas: &Canvas<B>, panel: &Panel, origin: Point, size: (i32, i32)) -> Drawn<B> {
+    // A small panel is a large one, a fifth smaller.
+    let k = if size.0 < WIDTH / 2 { 0.8 } else { 1.0 };
+    let units = |n: i32| (f64::from(n) * k).round() as i32;
+    let em = EM * k;
     let points = || panel.series.iter().flat_map(|series| &series.points);
     let steps = range(points().map(|point| point.0)).unwrap_or((0.0, 1.0));
-    let values = range(points().map(|point| point.1)).unwrap_or((0.0, 1.0));
-    let (top, bottom) = (origin.1 + if panel.title.is_empty() { 30 } else { 76 }, origin.1 + size.1 - 124);
-    let y = Scale::new(padded(values, 0.06), (bottom, top), 5);
+    let values = range(panel.series.iter().flat_map(shown_values)).unwrap_or((0.0, 1.0));
+    let values = with_bands(values, panel.series.iter().flat_map(|series| &series.band));
+    let (top, bottom) = (origin.1 + units(if panel.title.is_empty() { 30 } else { 76 }), origin.1 + size.1 - units(124));
+    let y = Scale::new(padded(values, 0.06), (bottom, top), if k < 1.0 { 4 } else { 5 });
 
-    let tick = Text::new(EM - 2.0).colour(SOFT);
+    let tick = Text::new(em - 2.0).colour(SOFT);
     let labels_width = y.ticks().iter().map(|(_, text)| tick.width(text)).fold(0.0, f64::max).ceil() as i32;
-    let frame = Frame { left: origin.0 + 76 + labels_width, right: origin.0 + size.0 - 40, top, bottom };
-    let x = Scale::new(steps, (frame.left, frame.right), 6).whole();
+    let frame = Frame { left: origin.0 + units(76) + labels_width, right: origin.0 + size.0 - units(40), top, bottom };
+    let x = Scale::new(steps, (frame.left, frame.right), if k < 1.0 { 4 } else { 6 }).whole();
 
     for (at, text) in y.ticks() {
         canvas.line(&[(frame.left, y.at(at)), (frame.right, y.at(at))], GRID, 2)?;
-        canvas.text(&text, (frame.left - 14, y.at(at)), tick.anchored(HPos::Right, VPos::Center))?;
+        canvas.text(&text, (frame.left - units(14), y.at(at)), tick.anchored(HPos::Right, VPos::Center))?;
     }
     for (at, text) in x.ticks() {
         canvas.line(&[(x.at(at), frame.top), (x.at(at), frame.bottom)], GRID, 2)?;
-        canvas.text(&text, (x.at(at), frame.bottom + 14), tick.anchored(HPos::Center, VPos::Top))?;
+        canvas.text(&text, (x.at(at), frame.bottom + units(14)), tick.anchored(HPos::Center, VPos::Top))?;
+    }
+    for series in &panel.series {
+        draw_band(canvas, series, &x, &y, &frame)?;
     }
     for series in &panel.series {
         draw_series(canvas, series, &x, &y)?;
     }
     canvas.line(&[(frame.left, frame.top), (frame.left, frame.bottom), (frame.right, frame.bottom)], INK, 3)?;
 
-    let centred = Text::new(EM).anchored(HPos::Center, VPos::Top);
+    let centred = Text::new(em).anchored(HPos::Center, VPos::Top);
     let (across, along) = (f64::from(frame.bottom - frame.top), f64::from(frame.right - frame.left));
-    canvas.text(&centred.fit(&panel.x_label, along), ((frame.left + frame.right) / 2, frame.bottom + 66), centred)?;
-    canvas.text(&centred.fit(&panel.y_label, across), (origin.0 + 22, (frame.top + frame.bottom) / 2), centred.upwards())?;
-    let heading = Text::new(EM + 1.0).bold();
-    canvas.text(&heading.fit(&panel.title, along), (frame.left, frame.top - 36), heading)
+    let below = (i32::midpoint(frame.left, frame.right), frame.bottom + units(66));
+    canvas.text(&centred.fit(&panel.x_label, along), below, centred)?;
+    let beside = (origin.0 + units(22), i32::midpoint(frame.top, frame.bottom));
+    canvas.text(&centred.fit(&panel.y_label, across), beside, centred.upwards())?;
+    let heading = Text::new(em + 1.0).bold();
+    canvas.text(&heading.fit(&panel.title, along), (frame.left, frame.top - units(36)), heading)
+}
+
+/// The values that a line is drawn through.
+fn shown_values(series: &Series) -> Vec<f64> {
+    let hides_points = series.points.len() >= SMOOTH_FROM && !series.band.is_empty();
+    let points = if hides_points { &smoothed(&series.points) } else { &series.points };
+    points.iter().map(|point| point.1).collect()
+}
+
+/// The range of the lines with their bands, but no more than its own width further at either end: two seeds that differ must not
+/// make the lines flat.
+fn with_bands<'a>((low, high): (f64, f64), bands: impl Iterator<Item = &'a Band>) -> (f64, f64) {
+    let span = high - low;
+    bands
+        .filter(|band| band.low.is_finite() && band.high.is_finite())
+        .fold((low, high), |(from, to), band| (from.min(band.low.max(low - span)), to.max(band.high.min(high + span))))
+}
+
+fn draw_band<B: DrawingBackend>(canvas: &Canvas<B>, series: &Series, x: &Scale, y: &Scale, frame: &Frame) -> Drawn<B> {
+    let inside = |value: f64| y.at(value).clamp(frame.top, frame.bottom);
+    let upper = thinned(series.band.iter().map(|band| (x.at(band.step), inside(band.high))));
+    let lower = thinned(series.band.iter().map(|band| (x.at(band.step), inside(band.low))));
+    let outline: Vec<Point> = upper.into_iter().chain(lower.into_iter().rev()).collect();
+    canvas.polygon(&outline, lighter(model_colour(series.colour), 0.8))
 }
 
 fn draw_series<B: DrawingBackend>(canvas: &Canvas<B>, series: &Series, x: &Scale, y: &Scale) -> Drawn<B> {
@@ -186,7 +240,10 @@ fn draw_series<B: DrawingBackend>(canvas: &Canvas<B>, series: &Series, x: &Scale
     let place = |points: &[(f64, f64)]| thinned(points.iter().map(|(step, value)| (x.at(*step), y.at(*value))));
     let raw = place(&series.points);
     if series.points.len() >= SMOOTH_FROM {
-        canvas.line(&raw, lighter(colour, 0.68), 2)?;
+        // A band shows how far single steps may lie; the line through all of them would hide it.
+        if series.band.is_empty() {
+            canvas.line(&raw, lighter(colour, 0.68), 2)?;
+        }
         return canvas.line(&place(&smoothed(&series.points)), colour, 6);
     }
     canvas.line(&raw, colour, 5)?;
@@ -194,74 +251,17 @@ fn draw_series<B: DrawingBackend>(canvas: &Canvas<B>, series: &Series, x: &Scale
     dots.iter().try_for_each(|point| canvas.disc(*point, 8, colour))
 }
 
-/// The line smoothed: at each point, the straight line that fits best the window of about a tenth of all points
-/// around it. Unlike a running mean it does not lag at the ends and keeps a slope.
-fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let half = (points.len() / 20).max(3);
-    let at = |index: usize| {
-        let window = &points[index.saturating_sub(half)..(index + half + 1).min(points.len())];
-        let n = window.len() as f64;
-        let centre = window.iter().map(|point| point.0 / n).sum::<f64>();
-        let mean = window.iter().map(|point| point.1 / n).sum::<f64>();
-        let spread = window.iter().map(|point| (point.0 - centre).powi(2)).sum::<f64>();
-        let covariance = window.iter().map(|point| (point.0 - centre) * (point.1 - mean)).sum::<f64>();
-        let slope = if spread > 0.0 { covariance / spread } else { 0.0 };
-        mean + slope * (points[index].0 - centre)
-    };
-    let smooth = points.iter().enumerate().map(|(index, point)| (point.0, at(index)));
-    smooth.filter(|point| point.1.is_finite()).collect()
-}
-
-/// The line with at most its lowest and highest point (and its last) at each unit: looks the same, and a long run
-/// does not make a large file.
-fn thinned(points: impl Iterator<Item = Point>) -> Vec<Point> {
-    let mut out: Vec<Point> = Vec::new();
-    let mut column: Vec<Point> = Vec::new();
-    let flush = |column: &mut Vec<Point>, out: &mut Vec<Point>| {
-        let ends = [column.iter().map(|point| point.1).min(), column.iter().map(|point| point.1).max()];
-        let kept = |index: usize, point: &Point| index == 0 || index + 1 == column.len() || ends.contains(&Some(point.1));
-        out.extend(column.iter().enumerate().filter(|(index, point)| kept(*index, point)).map(|(_, point)| *point));
-        out.dedup();
-        column.clear();
-    };
-    for point in points {
-        if column.last().is_some_and(|last| last.0 != point.0) {
-            flush(&mut column, &mut out);
-        }
-        column.push(point);
-    }
-    flush(&mut column, &mut out);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn smoothing_keeps_a_straight_line_and_flattens_a_zigzag() {
-        let line: Vec<(f64, f64)> = (0..100).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();
-        assert!(smoothed(&line).iter().zip(&line).all(|(a, b)| (a.1 - b.1).abs() < 1e-9));
-        let zigzag: Vec<(f64, f64)> = (0..100).map(|i| (f64::from(i), f64::from(i % 2))).collect();
-        assert!(smoothed(&zigzag)[50].1 > 0.3 && smoothed(&zigzag)[50].1 < 0.7);
-    }
-
-    #[test]
-    fn a_long_line_keeps_its_extremes() {
-        let long = (0..100_000).map(|i| (i / 100, if i == 5050 { 999 } else { i % 7 }));
-        let short = thinned(long);
-        assert!(short.len() < 40_000, "{}", short.len());
-        assert!(short.contains(&(50, 999)));
-        assert_eq!(thinned([(1, 2), (1, 2), (3, 4)].into_iter()), [(1, 2), (3, 4)]);
-    }
-
-    #[test]
     fn a_legend_is_drawn_only_where_lines_must_be_told_apart() {
-        let series = |label: &str| Series { label: label.into(), points: vec![(0.0, 1.0)], colour: 0 };
+        let series = |label: &str| Series { label: label.into(), points: vec![(0.0, 1.0)], ..Series::default() };
         let panel = |series| Panel { title: String::new(), y_label: "y".into(), x_label: "x".into(), series };
         assert!(Curves::new([panel(vec![series("a")]), panel(vec![series("b")])]).legend().is_empty());
         assert_eq!(Curves::new([panel(vec![series("a"), series("b")])]).legend().len(), 2);
-        let nan = Series { label: "n".into(), points: vec![(0.0, f64::NAN)], colour: 0 };
+        let nan = Series { label: "n".into(), points: vec![(0.0, f64::NAN)], ..Series::default() };
         assert!(Curves::new([panel(vec![nan])]).is_empty());
     }
 }

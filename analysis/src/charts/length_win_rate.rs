@@ -32,6 +32,9 @@ pub struct LengthPoint {
     pub colour: usize,
 }
 
+/// Models with intervals at most; of more, the intervals hide the points and their names.
+const MAX_INTERVALS: usize = 15;
+
 /// One point a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LengthWinRate {
@@ -39,10 +42,14 @@ pub struct LengthWinRate {
 }
 
 impl LengthWinRate {
-    /// These points; those with a number that is not finite are left out.
+    /// These points; those with a number that is not finite are left out. More than fifteen are drawn without intervals.
     pub fn new(points: impl IntoIterator<Item = LengthPoint>) -> Self {
         let finite = |point: &LengthPoint| point.length.is_finite() && point.win_rate.is_finite();
-        Self { points: points.into_iter().filter(finite).collect() }
+        let mut points: Vec<LengthPoint> = points.into_iter().filter(finite).collect();
+        if points.len() > MAX_INTERVALS {
+            points.iter_mut().for_each(|point| point.interval = None);
+        }
+        Self { points }
     }
 
     /// Whether there is no point.
@@ -92,22 +99,22 @@ impl Chart for LengthWinRate {
                 canvas.line(&[(end.0 - 10, end.1), (end.0 + 10, end.1)], colour, 4)?;
             }
         }
-        for (point, centre) in self.points.iter().zip(&centres) {
-            canvas.disc(*centre, RADIUS as u32, model_colour(point.colour))?;
-        }
         let style = Text::new(LABEL_EM);
         let names: Vec<String> = self.points.iter().map(|point| style.fit(&point.model, 480.0)).collect();
         let widths: Vec<i32> = names.iter().map(|name| style.width(name).ceil() as i32).collect();
         let lines = whiskers.iter().map(|[low, high]| (low.0 - 5, high.1, low.0 + 5, low.1));
         let lines: Vec<Box4> = lines.chain([(LEFT, y.at(50.0) - 3, RIGHT, y.at(50.0) + 3)]).collect();
         let placed = labels::place(&centres, RADIUS, &lines, &widths, (LEFT + 6, 8, SIZE.0 - 8, BOTTOM - 4));
-        for ((name, label), centre) in names.iter().zip(placed).zip(&centres) {
+        // Lines under points, points under names.
+        for (label, centre) in placed.iter().zip(&centres) {
             if let Some(end) = label.leader(*centre) {
-                canvas.line(&[*centre, end], SOFT, 2)?;
+                canvas.line(&[*centre, end], lighter(SOFT, 0.35), 2)?;
             }
-            canvas.text(name, label.middle_left(), style)?;
         }
-        Ok(())
+        for (point, centre) in self.points.iter().zip(&centres) {
+            canvas.disc(*centre, RADIUS as u32, model_colour(point.colour))?;
+        }
+        names.iter().zip(placed).try_for_each(|(name, label)| canvas.text(name, label.middle_left(), style))
     }
 }
 

@@ -8,15 +8,20 @@ mod axis;
 mod canvas;
 mod cost_agreement;
 mod curves;
+mod dataset_rates;
+mod distributions;
 mod font;
 mod labels;
+mod length_controlled;
 mod length_preference;
 mod length_win_rate;
 mod method_correlation;
 mod named;
 mod palette;
 mod position_bias;
+mod rank_intervals;
 mod raster;
+mod smoothing;
 mod win_rates;
 
 use farmhand_core::{Error, Result};
@@ -28,11 +33,16 @@ pub use agreement_heat_map::AgreementHeatMap;
 pub use canvas::{Canvas, Drawn};
 pub use cost_agreement::{CostAgreement, CostPoint};
 pub use curves::{Curves, Panel, Series};
+pub use dataset_rates::{DatasetRates, DatasetRow};
+pub use distributions::{Distribution, Distributions};
+pub use length_controlled::{ControlledRate, LengthControlled};
 pub use length_preference::{LengthBin, LengthPreference, LengthSeries};
 pub use length_win_rate::{LengthPoint, LengthWinRate};
 pub use method_correlation::{CorrelationPoint, MethodCorrelation};
 pub use named::NamedChart;
 pub use position_bias::{PositionBias, PositionShare};
+pub use rank_intervals::{RankInterval, RankIntervals};
+pub use smoothing::Band;
 pub use win_rates::{WinRateBar, WinRates};
 
 /// Something that can be drawn on any plotters backend.
@@ -115,6 +125,7 @@ mod tests {
                 .map(|i| (f64::from(i), scale * ((1.0 + f64::from(i)).ln() + (f64::from(i) * 1.3).sin() * 0.3 - index as f64)))
                 .collect(),
             colour: index,
+            ..Series::default()
         };
         let panel = |title: &str, scale: f64| Panel {
             title: title.into(),
@@ -156,7 +167,7 @@ mod tests {
         }
         let odd = [f64::NAN, f64::INFINITY, 0.0, 1e300, -1e300];
         let points = odd.iter().map(|value| (*value, *value)).collect();
-        let series = vec![Series { label: "odd".into(), points, colour: 99 }];
+        let series = vec![Series { label: "odd".into(), points, colour: 99, ..Series::default() }];
         both(
             &Curves::new([Panel { title: String::new(), y_label: String::new(), x_label: String::new(), series }]),
             "curves_odd",
@@ -169,6 +180,59 @@ mod tests {
             colour: 3,
         };
         both(&LengthWinRate::new([point(f64::NAN), point(0.0), point(-5.0), point(1e9)]), "length_win_rate_odd");
+    }
+
+    #[test]
+    fn charts_of_many_models_are_drawn_the_same_twice_and_with_little_data_too() {
+        let name = |index: usize| format!("method-{index}-with-a-rather-long-name");
+        let wave = |index: usize, phase: f64| (index as f64 * phase).sin();
+        for n in [0, 1, 12] {
+            let row = |index: usize| DatasetRow {
+                model: name(index),
+                colour: index,
+                rates: (0..13).map(|j| (j != 5).then_some(50.0 + 30.0 * wave(index + j, 1.3))).collect(),
+            };
+            let datasets = (0..if n == 1 { 2 } else { 13 }).map(|j| (format!("source of instructions {j}"), 10 * j + 3));
+            let heat = DatasetRates::new(datasets, (0..n).map(row));
+            assert_eq!(both(&heat, &format!("by_dataset_{n}")).0, svg(&heat).expect("drawn"));
+            let spread = |index: usize| Distribution {
+                model: name(index),
+                values: (0..300).map(|i| wave(index + i, 0.37) + 0.5 * wave(i, 2.11) + index as f64 / 10.0).collect(),
+                colour: index,
+            };
+            let ridges = Distributions::new("Reward", (0..n).map(spread));
+            assert_eq!(both(&ridges, &format!("distributions_{n}")).0, svg(&ridges).expect("drawn"));
+            let place = |index: usize| RankInterval {
+                model: name(index),
+                rank: index + 1,
+                interval: [(index as f64 - 4.0).max(1.0), (index as f64 + 5.0).min(n as f64)],
+                colour: index,
+            };
+            let ranks = RankIntervals::new((0..n).map(place));
+            assert_eq!(both(&ranks, &format!("ranks_{n}")).0, svg(&ranks).expect("drawn"));
+            let rate = |index: usize| ControlledRate {
+                model: name(index),
+                raw: 70.0 - index as f64,
+                controlled: 66.0 - 0.8 * index as f64,
+                interval: (!index.is_multiple_of(3)).then_some([63.0 - 0.8 * index as f64, 69.0 - 0.8 * index as f64]),
+                colour: index,
+            };
+            let controlled = LengthControlled::new((0..n).map(rate));
+            assert_eq!(both(&controlled, &format!("length_controlled_{n}")).0, svg(&controlled).expect("drawn"));
+        }
+        let seed = |seed: usize| (0..60).map(|i| (i as f64, wave(i, 0.1) + 0.3 * wave(i + 7 * seed, 1.9))).collect();
+        let seeds: Vec<Vec<(f64, f64)>> = (0..3).map(seed).collect();
+        let panel = |index: usize| Panel {
+            title: name(index),
+            y_label: "Reward".into(),
+            x_label: "Step".into(),
+            series: vec![Series::over_seeds("dpo", &seeds, index)],
+        };
+        for n in [2, 9] {
+            let bands = Curves::new((0..n).map(panel));
+            assert!(bands.has_bands());
+            assert_eq!(both(&bands, &format!("bands_{n}")).0, svg(&bands).expect("drawn"));
+        }
     }
 
     #[test]

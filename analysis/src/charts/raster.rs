@@ -174,6 +174,38 @@ impl DrawingBackend for &mut Raster {
         Ok(())
     }
 
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, corners: I, style: &S) -> Drawn {
+        let corners: Vec<(f64, f64)> = corners.into_iter().map(samples).collect();
+        let edges: Vec<_> = corners.iter().zip(corners.iter().cycle().skip(1)).collect();
+        let ends = |of: fn(&(f64, f64)) -> f64| {
+            corners
+                .iter()
+                .map(of)
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+        };
+        let (across, along) = (ends(|corner| corner.0), ends(|corner| corner.1));
+        if corners.len() < 3 || !across.0.is_finite() || !along.0.is_finite() {
+            return Ok(());
+        }
+        let limit = f64::from(self.size.1 * OVERSAMPLING);
+        let (first, last) = (along.0.floor().clamp(0.0, limit) as i32, along.1.ceil().clamp(0.0, limit) as i32);
+        for row in first..last {
+            let y = f64::from(row) + 0.5;
+            // Between the first and the second crossing of a row's middle it is inside, and so on.
+            let crossing = |((x0, y0), (x1, y1)): &(&(f64, f64), &(f64, f64))| {
+                ((*y0 <= y) != (*y1 <= y)).then(|| x0 + (y - y0) / (y1 - y0) * (x1 - x0))
+            };
+            let mut crossings: Vec<f64> = edges.iter().filter_map(crossing).collect();
+            crossings.sort_by(f64::total_cmp);
+            for pair in crossings.chunks_exact(2) {
+                for x in pair[0].round().clamp(0.0, 1e6) as i32..pair[1].round().clamp(0.0, 1e6) as i32 {
+                    self.blend(x, row, style.color(), 1.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, at: BackendCoord) -> Drawn {
         let k = f64::from(OVERSAMPLING);
         // plotters' sizes are 1.24 of an em; its SVG backend divides so too.

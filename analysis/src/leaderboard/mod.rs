@@ -134,6 +134,11 @@ impl Leaderboard {
         self.table().terminal()
     }
 
+    /// A LaTeX table for the package `booktabs`.
+    pub fn latex(&self) -> String {
+        self.table().latex()
+    }
+
     /// CSV that AlpacaEval's tools read: its columns under its names, the model in the unnamed first column,
     /// then what it does not have. Numbers have all their digits.
     ///
@@ -214,7 +219,9 @@ impl Leaderboard {
         match &self.shown {
             Some(shown) => names.filter(|name| shown.iter().any(|wanted| wanted == name)).map(str::to_owned).collect(),
             None => {
-                let shown = |name: &&str| KNOWN_COLUMNS.contains(name) || self.qualities.contains(*name);
+                // A part of a number, on one data set or by one of several reward models, has tables of its own.
+                let is_part = |name: &str| name.contains('/');
+                let shown = |name: &&str| KNOWN_COLUMNS.contains(name) || self.qualities.contains(*name) && !is_part(name);
                 names.filter(shown).map(str::to_owned).collect()
             }
         }
@@ -276,10 +283,12 @@ impl Leaderboard {
 
 /// The rows to be of one run.
 pub(crate) fn entries_of(run: &RunFiles) -> Vec<Entry> {
-    let entry = |method: crate::Repetitions<'_>| Entry {
-        run: run.name.clone(),
-        model: method.name.to_owned(),
-        reports: method.reports(),
+    let entry = |method: crate::Repetitions<'_>| {
+        let mut reports = method.reports();
+        if !reports.is_empty() {
+            reports.extend(crate::divergence::report(run, &method));
+        }
+        Entry { run: run.name.clone(), model: method.name.to_owned(), reports }
     };
     run.by_method().into_iter().map(entry).filter(|entry| !entry.reports.is_empty()).collect()
 }
@@ -364,13 +373,13 @@ Rank  Model      Win rate (%)     SE  95 % interval  Discrete (%)  Wins  Losses 
         assert_eq!(
             header,
             ",win_rate,standard_error,n_wins,n_wins_base,n_draws,n_total,discrete_win_rate,mode,avg_length,run,reference,annotator,\
-             interval_low,interval_high,n_failed,mean_reward,mean_reward_standard_error"
+             interval_low,interval_high,n_failed,mean_reward,kl,mean_reward_standard_error"
         );
         let row = csv.lines().nth(1).expect("a row");
         assert_eq!(
             row,
             "ppo,60.71428571428571,17.127969726116852,4,2,1,7,64.28571428571429,community,47,quick start,sft,pool,\
-             27.144081922804304,94.28448950576711,1,0.2142857142857142,0.125"
+             27.144081922804304,94.28448950576711,1,0.2142857142857142,3.042,0.125"
         );
         let json: serde_json::Value = serde_json::from_str(&board.json()).expect("JSON");
         assert_eq!(json[0]["rank"], 1);

@@ -32,12 +32,12 @@ pub(super) fn setting(run: &RunFiles) -> String {
 }
 
 /// The seeds of the methods that were repeated.
-fn seeds(run: &RunFiles) -> Vec<u64> {
+pub(super) fn seeds(run: &RunFiles) -> Vec<u64> {
     let seeds: BTreeSet<u64> = run.by_method().iter().flat_map(Repetitions::seeds).collect();
     seeds.into_iter().collect()
 }
 
-fn listed(seeds: &[u64]) -> String {
+pub(super) fn listed(seeds: &[u64]) -> String {
     seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -84,6 +84,24 @@ fn by_seed(method: &Repetitions<'_>) -> String {
 
 /// The difference of each method to the best one, on the same instructions and seeds; nothing with fewer than two methods.
 pub(super) fn differences(pairs: &[PairedDifference]) -> Option<String> {
+    let note = format!(
+        "<p>The win rate of each method minus that of <strong>{}</strong>, first on the leaderboard: differences on the same \
+         instruction, with the same judge and seed. Where the interval holds 0, this run does not tell the two apart; {} comparisons \
+         at once would need wider intervals. <code>paired_differences.csv</code> has every two methods, <code>farmhand compare</code> \
+         tells p values and how many instructions a difference needs.</p>\n",
+        escape(&pairs.first()?.method),
+        n_differences(pairs)
+    );
+    Some(note + &differences_table(pairs)?.html())
+}
+
+/// How many methods are compared with the best.
+pub(super) fn n_differences(pairs: &[PairedDifference]) -> usize {
+    pairs.iter().filter(|pair| pair.method == pairs[0].method).count()
+}
+
+/// The table of those differences.
+pub(super) fn differences_table(pairs: &[PairedDifference]) -> Option<Table> {
     let best = &pairs.first()?.method;
     let columns =
         [("Method", Align::Left), ("Difference (points)", Align::Right), ("SE", Align::Right), ("95 % interval", Align::Right)]
@@ -101,14 +119,7 @@ pub(super) fn differences(pairs: &[PairedDifference]) -> Option<String> {
             pair.n_seeds.to_string(),
         ]
     });
-    let note = format!(
-        "<p>The win rate of each method minus that of <strong>{}</strong>, first on the leaderboard: differences on the same \
-         instruction, with the same judge and seed. Where the interval holds 0, this run does not tell the two apart; {} comparisons \
-         at once would need wider intervals. <code>paired_differences.csv</code> has every two methods.</p>\n",
-        escape(best),
-        pairs.iter().filter(|pair| pair.method == *best).count()
-    );
-    Some(note + &Table::new(columns.collect(), rows.collect()).html())
+    Some(Table::new(columns.collect(), rows.collect()))
 }
 
 fn metric_row(report: &EvalReport, metric: &Metric, show_judge: bool) -> Vec<String> {
@@ -158,7 +169,7 @@ fn failure_kinds(model: &ModelFiles) -> BTreeMap<&'static str, usize> {
     kinds
 }
 
-/// What a reader must know before believing the numbers; nothing when there are none.
+/// What a reader must know before believing the numbers, as list items of HTML; nothing when there are none.
 pub(super) fn caveats(run: &RunFiles) -> Option<String> {
     if run.models.iter().all(|model| model.reports.is_empty()) {
         return None;
@@ -191,7 +202,8 @@ pub(super) fn caveats(run: &RunFiles) -> Option<String> {
     Some(format!("<ul>\n{}</ul>\n", items.iter().map(|item| format!("<li>{item}</li>\n")).collect::<String>()))
 }
 
-fn seed(run: &RunFiles) -> Option<i64> {
+/// The run's seed, as its configuration has it.
+pub(super) fn seed(run: &RunFiles) -> Option<i64> {
     let table: toml::Table = toml::from_str(run.config.as_deref()?).ok()?;
     table.get("seed")?.as_integer()
 }

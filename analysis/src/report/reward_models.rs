@@ -1,5 +1,7 @@
 //! How well the run's reward models order pairs that none of them has seen.
 
+use std::collections::BTreeSet;
+
 use crate::number::fixed;
 use crate::run_files::MeasuredRewardModel;
 use crate::table::{Align, Table};
@@ -35,7 +37,30 @@ pub(super) fn reward_models(measured: &[MeasuredRewardModel]) -> Option<String> 
          the shorter one.</p>\n",
         first.n
     );
-    Some(note + &Table::new(columns.collect(), rows.collect()).html())
+    Some(note + &Table::new(columns.collect(), rows.collect()).html() + &by_dataset(measured))
+}
+
+/// Accuracy on each data set of the pairs, with the plain mean over data sets, as RewardBench has it; empty where there is one.
+fn by_dataset(measured: &[MeasuredRewardModel]) -> String {
+    let datasets: BTreeSet<&str> =
+        measured.iter().flat_map(|model| model.numbers.keys()).filter_map(|name| name.strip_prefix("accuracy/")).collect();
+    if datasets.is_empty() {
+        return String::new();
+    }
+    let counts = |dataset: &str| measured.iter().find_map(|model| model.numbers.get(&format!("n_pairs/{dataset}")));
+    let header = |dataset: &&str| {
+        let n = counts(dataset).map(|n| format!(" (n = {})", fixed(*n, 0))).unwrap_or_default();
+        (format!("{dataset}{n}"), Align::Right)
+    };
+    let columns = [("Reward model".to_owned(), Align::Left), ("Mean over data sets".to_owned(), Align::Right)];
+    let columns = columns.into_iter().chain(datasets.iter().map(header)).collect();
+    let row = |model: &MeasuredRewardModel| {
+        let percent = |name: &str| model.numbers.get(name).map(|share| fixed(100.0 * share, 1)).unwrap_or_default();
+        let cells = datasets.iter().map(|dataset| percent(&format!("accuracy/{dataset}")));
+        [name_of(&model.model).to_owned(), percent("accuracy_over_datasets")].into_iter().chain(cells).collect()
+    };
+    let table = Table::new(columns, measured.iter().map(row).collect());
+    format!("<p>Accuracy (%) on the pairs of each data set.</p>\n{}", table.html())
 }
 
 fn right(header: &str) -> (&str, Align) {
@@ -56,7 +81,7 @@ mod tests {
         assert_eq!(reward_models(&[]), None);
         let measured: Vec<MeasuredRewardModel> = [
             r#"{"model":"reward-model","scorer":"ensemble","n":40,"numbers":{"accuracy":0.725,"accuracy_low":0.57,"accuracy_high":0.84,"brier":0.2,"calibration_error":0.081}}"#,
-            r#"{"model":"reward-model-judge","scorer":"preference_model","n":40,"numbers":{"accuracy":0.5,"accuracy_chosen_longer":1.0}}"#,
+            r#"{"model":"reward-model-judge","scorer":"preference_model","n":40,"numbers":{"accuracy":0.5,"accuracy_chosen_longer":1.0,"accuracy/koala":0.75,"n_pairs/koala":8,"accuracy_over_datasets":0.625}}"#,
         ]
         .iter()
         .map(|line| serde_json::from_str(line).expect("a record"))
@@ -65,6 +90,9 @@ mod tests {
         for part in ["On 40 annotated pairs", "reward_model", "judge", "72.5", "57.0 – 84.0", "0.081", "100.0"] {
             assert!(html.contains(part), "no `{part}` in {html}");
         }
-        assert_eq!(html.matches("<tr").count(), 3);
+        assert_eq!(html.matches("<tr").count(), 3 + 3);
+        for part in ["koala (n = 8)", "75.0", "62.5"] {
+            assert!(html.contains(part), "no `{part}` in {html}");
+        }
     }
 }

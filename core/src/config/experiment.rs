@@ -249,7 +249,8 @@ pub struct EvaluateConfig {
     pub annotator: Option<AnnotatorSpec>,
     /// What the methods are compared with: `sft`, the name of a method, or `demonstrations` (the data's own answers).
     pub reference: String,
-    /// What is measured; unset: win rate, mean reward (when there is a reward model) and lengths.
+    /// What is measured; unset: win rate, in total and by data set, mean reward (when there is a reward model), lengths, diversity
+    /// and refusals.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evaluators: Vec<EvaluatorSpec>,
 }

@@ -4,6 +4,7 @@
 mod agreement;
 mod annotate;
 mod checkpoint;
+mod compare;
 mod evaluate;
 mod evaluate_annotators;
 mod evaluate_transfer;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use agreement::*;
 pub use annotate::*;
 pub use checkpoint::*;
+pub use compare::*;
 pub use evaluate::*;
 pub use evaluate_annotators::*;
 pub use evaluate_transfer::*;
@@ -83,7 +85,9 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// How far raters agree, and how reliable each is: κ, α, intervals.
     Agreement(AgreementArgs),
-    /// Write the leaderboard, charts and HTML report of a run directory.
+    /// Say whether the difference between two models is real: interval, p value, and how many instructions it takes.
+    Compare(CompareArgs),
+    /// Write the leaderboard, charts, tables and HTML report of run directories.
     Report(ReportArgs),
     /// Ask run directories and files of judgements anything, in SQL; export to Parquet.
     Query(QueryArgs),
@@ -361,11 +365,20 @@ pub struct GenerateArgs {
 /// `farmhand report`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  farmhand report runs/quickstart")]
+Examples:
+  farmhand report runs/quickstart
+  farmhand report runs/quickstart runs/beta-02 --out comparison
+
+Written are `index.html` (one page that needs nothing else), `report.md`, `leaderboard.{md,csv,json,tex}`,
+`paired_differences.{csv,tex}`, `by_dataset.{csv,tex}` and `charts/*.{svg,png}`, each where there is data for it. The tables of the
+page can be sorted; without scripts it shows the same.")]
 pub struct ReportArgs {
-    /// The run directory.
-    pub run: PathBuf,
+    /// The run directories.
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the report goes; with one run, its `report` folder by default.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// `farmhand score`.
@@ -383,7 +396,8 @@ the end of the prompt with the start of the response into one token, the two are
 
 With a reward model the records are preference pairs, and one JSON object says how it orders them: `accuracy` with its interval,
 `brier` and `calibration_error` of its probabilities, and the accuracy on pairs whose chosen answer is the longer or the shorter
-one, and on pairs of small and of large margin.")]
+one, and on pairs of small and of large margin. Where the pairs name several data sets, `accuracy/NAME` and `n_pairs/NAME` for each, and
+`accuracy_over_datasets`, the plain mean of their accuracies, as RewardBench counts.")]
 pub struct ScoreArgs {
     /// The model: a Hugging Face folder or a hub id.
     #[arg(long)]

@@ -72,8 +72,8 @@ pub(super) fn answers(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Res
         let judge = first
             .and_then(|j| j.annotation())
             .map_or_else(|| args.judge.annotator.clone(), |annotation| annotation.annotator.clone());
-        let mut names = vec!["win_rate"];
-        names.extend((!answers.is_empty()).then_some("length"));
+        let mut names = vec!["win_rate", "by_dataset"];
+        names.extend(["length", "diversity", "refusal"].into_iter().filter(|_| !answers.is_empty()));
         names.extend((!rewards.is_empty()).then_some("mean_reward"));
         let evaluators =
             names.into_iter().map(|name| EvaluatorSpec::from_json(name, "{}")?.build(&build)).collect::<Result<Vec<_>>>()?;

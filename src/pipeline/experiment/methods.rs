@@ -104,6 +104,23 @@ impl Evaluator for LabelBudget {
     }
 }
 
+/// Reports what one of several reward models gives the answers, as `mean_reward/NAME`.
+struct RewardOf {
+    name: String,
+    rewards: Vec<f64>,
+}
+
+impl Evaluator for RewardOf {
+    fn evaluate(&self, inputs: &EvaluationInputs<'_>) -> Result<EvalReport> {
+        let inputs = EvaluationInputs { rewards: &self.rewards, ..*inputs };
+        let mut report = farmhand_evaluators::mean_reward::MeanReward.evaluate(&inputs)?;
+        for metric in &mut report.metrics {
+            metric.name = format!("{}/{}", metric.name, self.name);
+        }
+        Ok(report)
+    }
+}
+
 /// The records of a file of JSON lines that a stage wrote.
 fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
@@ -282,6 +299,8 @@ impl Experiment<'_> {
         let trained = self.trained.get(None).cloned();
         let (reward_model, scorer) =
             (trained.as_ref().map(|model| &model.checkpoint), trained.as_ref().map(TrainedModel::scorer));
+        let others: Vec<(String, TrainedModel)> =
+            self.trained.named_scorers().map(|(name, model)| (name.to_owned(), model.clone())).collect();
         let config = &self.config.evaluate;
         let spec: AnnotatorSpec = config.annotator.clone().unwrap_or_else(|| self.config.annotator.clone());
         let reference = config.reference.clone();
@@ -289,16 +308,22 @@ impl Experiment<'_> {
             if config.evaluators.is_empty() { default_evaluators(reward_model.is_some()) } else { config.evaluators.clone() };
         let Model { method, repetition, .. } = model;
         let n_labels = self.n_labels(method, *repetition)?;
-        let options = json!({
+        let mut options = json!({
             "scorer": to_json(&scorer), "annotator": to_json(&spec), "reference": reference, "evaluators": to_json(&evaluators), "n_labels": n_labels,
         });
+        if !others.is_empty() {
+            let scorers: BTreeMap<&str, _> =
+                others.iter().map(|(name, model)| (name.as_str(), to_json(&model.scorer()))).collect();
+            options["scorers"] = to_json(&scorers);
+        }
         let reference_file = match reference.as_str() {
             "demonstrations" => "data/eval.jsonl".to_owned(),
             "sft" => "generate-sft/completions.jsonl".to_owned(),
             method => format!("{}/completions.jsonl", self.reference_repetition(model).name_of(&format!("generate-{method}"))),
         };
         let answers_file = format!("generate-{}/completions.jsonl", model.name());
-        let mut inputs = with_models(&answers_file, std::iter::once(start).chain(reward_model));
+        let scoring = reward_model.into_iter().chain(others.iter().map(|(_, model)| &model.checkpoint));
+        let mut inputs = with_models(&answers_file, std::iter::once(start).chain(scoring));
         inputs.push(reference_file.clone().into());
         let (answers_file, reference_file, name) = (self.input(&answers_file), self.input(&reference_file), model.name());
         self.repeated_stage(&format!("evaluate-{}", model.point()), *repetition, options, inputs, |config, ctx, build| {
@@ -314,7 +339,26 @@ impl Experiment<'_> {
                 Some(scorer) => evaluate::rewards(&mut *scorer.build(&build)?, &answers, ctx)?,
                 None => Vec::new(),
             };
+            let mut other_rewards = Vec::new();
+            for (name, model) in &others {
+                let build = BuildContext { reward_model: Some(&model.checkpoint), ..build };
+                let journal = format!("rewards-{name}.jsonl");
+                let scored = model
+                    .scorer()
+                    .build(&build)
+                    .and_then(|mut scorer| evaluate::rewards_kept_as(&journal, &mut *scorer, &answers, ctx));
+                match scored {
+                    Ok(rewards) => other_rewards.push((name.as_str(), rewards)),
+                    Err(error) if error.is_cancelled() => return Err(error),
+                    // Methods may ask it for more than it can say here.
+                    Err(error) => ctx.events.warn(&format!("reward model `{name}` could not score the answers: {error}")),
+                }
+            }
+            evaluate::write_scores(&answers, &rewards, &other_rewards, ctx)?;
             let mut built = evaluators.iter().map(|spec| spec.build(&build)).collect::<Result<Vec<_>>>()?;
+            for (name, rewards) in other_rewards {
+                built.push(Box::new(RewardOf { name: name.to_owned(), rewards }));
+            }
             built.push(Box::new(LabelBudget(n_labels)));
             let inputs = EvaluationInputs { model: &name, completions: &answers, judgements: &judgements, rewards: &rewards };
             evaluate::measure(&built, &inputs, (&reference, annotator.id()), ctx).map(|_| ())
@@ -330,7 +374,8 @@ impl Experiment<'_> {
 
 /// What is measured when a configuration names nothing.
 fn default_evaluators(with_rewards: bool) -> Vec<EvaluatorSpec> {
-    let names = ["win_rate", "mean_reward", "length"].into_iter().filter(|name| *name != "mean_reward" || with_rewards);
+    let names = ["win_rate", "mean_reward", "length", "by_dataset", "diversity", "refusal"];
+    let names = names.into_iter().filter(|name| *name != "mean_reward" || with_rewards);
     names.map(|name| EvaluatorSpec::from_json(name, "{}").expect("the evaluators are built in")).collect()
 }
 

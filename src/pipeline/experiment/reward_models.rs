@@ -10,7 +10,7 @@ use farmhand_core::types::{Comparison, PreferencePair};
 use farmhand_core::{
     AnnotatorSpec, BuildContext, Checkpoint, Error, FeedbackKind, FindModel, Result, RewardModelSpec, RunContext, Seed, checked,
 };
-use farmhand_plugins::rl::pair_accuracy::{PairReport, ScoredPair};
+use farmhand_plugins::rl::pair_accuracy::ScoredPair;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ use super::requirements::requires;
 use super::supply::PAIRS;
 use super::{Experiment, to_json};
 use crate::pipeline::learn::OwnedFeedback;
-use crate::pipeline::{reward_model_spec, score_pairs_by};
+use crate::pipeline::{PairScores, reward_model_spec, score_pairs_by};
 
 /// The stage that compares the reward models.
 pub(in crate::pipeline) const MEASURE: &str = "measure-reward-models";
@@ -106,6 +106,12 @@ impl TrainedModels {
         self.0.get(&name.map(str::to_owned))
     }
 
+    /// Those of `[reward_models]` that score an answer by itself, by name; a preference model only compares.
+    pub(super) fn named_scorers(&self) -> impl Iterator<Item = (&str, &TrainedModel)> {
+        let scorers = self.0.iter().filter(|(_, model)| model.scorer().name() != PREFERENCE_MODEL);
+        scorers.filter_map(|(name, model)| Some((name.as_deref()?, model)))
+    }
+
     /// The checkpoints that options name, at any depth.
     pub(super) fn named_in(&self, options: &Value) -> Vec<&Checkpoint> {
         let names = trained_names(options);
@@ -147,8 +153,8 @@ struct Measured {
     scorer: String,
     /// Pairs.
     n: usize,
-    /// Shares and means by name; see [`PairReport`].
-    numbers: BTreeMap<&'static str, f64>,
+    /// Shares and means by name; see [`PairScores::numbers`].
+    numbers: BTreeMap<String, f64>,
 }
 
 /// How a reward model orders pairs. A preference model is asked about the two answers themselves, and pairs that it cannot read are
@@ -158,7 +164,7 @@ fn measure(
     pairs: &[PreferencePair],
     build: &BuildContext<'_>,
     ctx: &RunContext<'_>,
-) -> Result<PairReport> {
+) -> Result<PairScores> {
     if scorer.name() != PREFERENCE_MODEL {
         return score_pairs_by(&mut *scorer.build(build)?, pairs, ctx);
     }
@@ -172,13 +178,15 @@ fn measure(
     let length = |text: &str| text.chars().count() as f64;
     let judged = pairs.iter().zip(&judgements).filter_map(|(pair, judgement)| {
         let p_chosen = (1.0 - judgement.preference()?.p_second()).clamp(1e-12, 1.0 - 1e-12);
-        Some(ScoredPair {
+        let scored = ScoredPair {
             difference: (p_chosen / (1.0 - p_chosen)).ln(),
             length_difference: length(&pair.chosen) - length(&pair.rejected),
             margin: pair.margin,
-        })
+        };
+        Some((pair, scored))
     });
-    PairReport::of(&judged.collect::<Vec<_>>()).ok_or_else(|| Error::invalid_data("it can read none of the pairs"))
+    let (read, scored): (Vec<&PreferencePair>, Vec<ScoredPair>) = judged.unzip();
+    PairScores::of(&read, &scored).ok_or_else(|| Error::invalid_data("it can read none of the pairs"))
 }
 
 impl Experiment<'_> {
@@ -238,8 +246,8 @@ impl Experiment<'_> {
             for (name, model) in &models {
                 let build = BuildContext { policy: Some(start), reward_model: Some(&model.checkpoint), ..*build };
                 let scorer = model.scorer();
-                let report = match measure(&scorer, &pairs, &build, ctx) {
-                    Ok(report) => report,
+                let scores = match measure(&scorer, &pairs, &build, ctx) {
+                    Ok(scores) => scores,
                     Err(error) if error.is_cancelled() => return Err(error),
                     // What cannot be read here is told; the methods may still ask for what can.
                     Err(error) => {
@@ -247,17 +255,17 @@ impl Experiment<'_> {
                         continue;
                     }
                 };
-                let percent = |name: &str| report.get(name).map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+                let percent = |name: &str| scores.all.get(name).map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share));
                 ctx.events.info(&format!(
                     "  {name} (`{}`) orders {} of {} held-out pairs rightly, {} where the better answer is longer, {} where it is shorter",
                     scorer.name(),
                     percent("accuracy"),
-                    report.n,
+                    scores.all.n,
                     percent("accuracy_chosen_longer"),
                     percent("accuracy_chosen_shorter"),
                 ));
-                let numbers = report.numbers.iter().copied().collect();
-                measured.push(Measured { model: name.clone(), scorer: scorer.name().to_owned(), n: report.n, numbers });
+                let scorer = scorer.name().to_owned();
+                measured.push(Measured { model: name.clone(), scorer, n: scores.all.n, numbers: scores.numbers() });
             }
             ctx.stage.write_jsonl("report.jsonl", &measured).map(|_| ())
         })?;

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::divergence::{divergence, recorded};
 use crate::repetitions::split_seed;
 use crate::run_files::RunFiles;
 
@@ -116,26 +117,6 @@ fn chains(run: &RunFiles, methods: &toml::Table) -> Vec<Curve> {
         curves.push(Curve { label: format!("{} …", chain[0]), axis: "", points });
     }
     curves
-}
-
-/// The numbers that the repetitions of a method's learning recorded, by name.
-fn recorded<'a>(run: &'a RunFiles, method: &str) -> impl Iterator<Item = &'a BTreeMap<String, BTreeMap<u64, f64>>> + use<'a> {
-    let stage = format!("learn-{method}");
-    run.scalars.iter().filter(move |(name, _)| split_seed(name).0 == stage).map(|(_, scalars)| scalars)
-}
-
-/// The divergence after so many steps of a method's learning, or at its end: the mean over its repetitions. What is recorded at
-/// step s is about the policy after s steps. `None` when a repetition recorded none.
-fn divergence(run: &RunFiles, method: &str, steps: Option<u64>) -> Option<f64> {
-    let of = |scalars: &BTreeMap<String, BTreeMap<u64, f64>>| {
-        let kl = scalars.iter().find(|(name, _)| name.rsplit('/').next() == Some("kl"))?.1;
-        match steps {
-            Some(steps) => kl.range(..=steps).next_back().map(|(_, value)| *value),
-            None => kl.values().next_back().copied(),
-        }
-    };
-    let all: Vec<f64> = recorded(run, method).map(of).collect::<Option<_>>()?;
-    (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
 }
 
 /// How many steps a method made, by what it recorded.

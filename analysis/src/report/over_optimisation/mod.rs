@@ -67,7 +67,7 @@ impl OverOptimisation {
             let line = |(place, measured): (usize, &Measured)| {
                 let points = measured.curve.points.iter().zip(&measured.values);
                 let points = points.filter_map(|(point, values)| Some((point.divergence?.max(0.0).sqrt(), value(values)?)));
-                Series { label: measured.curve.label.clone(), points: points.collect(), colour: place }
+                Series { label: measured.curve.label.clone(), points: points.collect(), colour: place, ..Series::default() }
             };
             Panel {
                 title: title.into(),
