@@ -12,7 +12,7 @@ use super::TableFormat;
 Examples:
   farmhand evaluate transfer --a runs/simulated --b human/ppo.jsonl human/dpo.jsonl --charts charts
   farmhand evaluate transfer --a all.jsonl --annotator-a pool --b all.jsonl --annotator-b human
-  farmhand evaluate transfer --table rates.csv --name-a \"simulated annotators\" --name-b \"human annotators\"
+  farmhand evaluate transfer --table rates.csv --name-a simulation --name-b people --charts charts
 
 Win rates of every method under two annotators, against one reference, and how far the two rankings agree: Spearman's ρ, Kendall's τ,
 R². Intervals (95 %) are from instructions drawn anew, the same for all methods and both annotators.
