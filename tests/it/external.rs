@@ -12,8 +12,9 @@ fn example(dir: &Path) -> Vec<&'static str> {
     for folder in ["configs", "external"] {
         std::fs::create_dir_all(dir.join(folder)).expect("made");
     }
-    let copy = |name: &str| drop(std::fs::copy(examples.join(name), dir.join(name)).expect("copied"));
-    ["configs/external-programs.toml", "external/annotator.py", "external/reward_model.py", "external/evaluator.py"].map(copy);
+    for name in ["configs/external-programs.toml", "external/annotator.py", "external/reward_model.py", "external/evaluator.py"] {
+        std::fs::copy(examples.join(name), dir.join(name)).expect("copied");
+    }
     vec![
         "run",
         "configs/external-programs.toml",

@@ -196,7 +196,7 @@ mod tests {
         std::fs::write(dir.path().join("evaluate-dpo/judgements.jsonl"), "{\n").expect("written");
         let tables = over(&[dir.path().to_owned()]);
         assert_eq!(csv(&tables, "select count(*) as n from metrics where metric = 'win_rate'"), "n\n4\n");
-        let error = tables.query("select * from judgements").err().expect("refused");
+        let error = tables.query("select * from judgements").expect_err("refused");
         assert!(error.to_string().contains("judgements.jsonl`, line 1"), "{error}");
     }
 
@@ -226,7 +226,7 @@ mod tests {
             csv(&judged, "select count(*) as n, sum(p_win) as s from judgements where p_win is not null"),
             "n,s\n7,3.25\n"
         );
-        let error = all.write(&dir.path().join("x.xlsx")).err().expect("refused");
+        let error = all.write(&dir.path().join("x.xlsx")).expect_err("refused");
         assert!(error.hint().is_some_and(|hint| hint.contains(".parquet")), "{error}");
     }
 }

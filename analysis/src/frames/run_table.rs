@@ -68,6 +68,9 @@ impl RunFolder {
 /// Hands each record, in order, to a function.
 pub(super) type Visit<R> = Box<dyn Fn(&mut dyn FnMut(&R)) -> Result<()> + Send + Sync>;
 
+/// Hands each record of one run, in order, to a function.
+pub(super) type VisitRun<R> = fn(&RunFolder, &mut dyn FnMut(&R)) -> Result<()>;
+
 /// A table with one row a record, read anew each time.
 pub(super) struct RecordTable<R: 'static> {
     /// What a row shows.
@@ -78,11 +81,7 @@ pub(super) struct RecordTable<R: 'static> {
 
 impl<R> RecordTable<R> {
     /// The records of all runs, one run after the other.
-    pub(super) fn of_runs(
-        runs: &Arc<[RunFolder]>,
-        columns: &'static [Column<R>],
-        visit: fn(&RunFolder, &mut dyn FnMut(&R)) -> Result<()>,
-    ) -> Self {
+    pub(super) fn of_runs(runs: &Arc<[RunFolder]>, columns: &'static [Column<R>], visit: VisitRun<R>) -> Self {
         let runs = Arc::clone(runs);
         Self { columns, visit: Box::new(move |each| runs.iter().try_for_each(|run| visit(run, each))) }
     }

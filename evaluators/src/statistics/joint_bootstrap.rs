@@ -94,15 +94,8 @@ impl JointBootstrap<'_> {
     /// The means of [`LANES`] replicates: `[series, parts + 1]`.
     fn block(&self, block: usize, layout: &Layout, weights: &mut [[f64; LANES]]) -> Vec<[f64; LANES]> {
         weights.fill([0.0; LANES]);
-        let n_clusters = weights.len();
         for lane in 0..LANES {
-            let replicate = block * LANES + lane;
-            if replicate < self.n_replicates {
-                let mut rng = self.seed.child("replicate", replicate as u64).rng();
-                for _ in 0..n_clusters {
-                    weights[layout.place_of[rng.below(n_clusters)] as usize][lane] += 1.0;
-                }
-            }
+            self.draw(block * LANES + lane, lane, layout, weights);
         }
         let mut means = Vec::with_capacity(layout.series.len() * (self.n_parts + 1));
         for series in &layout.series {
@@ -118,6 +111,20 @@ impl JointBootstrap<'_> {
             means.push(quotients(all_sums, all_counts));
         }
         means
+    }
+}
+
+impl JointBootstrap<'_> {
+    /// Counts in a lane how often a replicate draws each cluster; nothing where there is no such replicate.
+    fn draw(&self, replicate: usize, lane: usize, layout: &Layout, weights: &mut [[f64; LANES]]) {
+        if replicate >= self.n_replicates {
+            return;
+        }
+        let n_clusters = weights.len();
+        let mut rng = self.seed.child("replicate", replicate as u64).rng();
+        for _ in 0..n_clusters {
+            weights[layout.place_of[rng.below(n_clusters)] as usize][lane] += 1.0;
+        }
     }
 }
 
