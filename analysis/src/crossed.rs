@@ -6,8 +6,7 @@
 //! (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.4). Its degrees of freedom are Satterthwaite's (1946),
 //! so that a few repetitions give the wide interval that they deserve.
 
-/// The 97.5 % quantile of the normal distribution.
-const NORMAL_975: f64 = 1.959_963_984_540_054;
+use farmhand_evaluators::estimate::NORMAL_975;
 
 /// A mean and how well it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
