@@ -372,11 +372,21 @@ pub(crate) fn learn_from(
     feedback: Feedback<'_>,
     ctx: &RunContext<'_>,
 ) -> Result<Checkpoint> {
+    learn_and_validate(config, init, (feedback, feedback), ctx)
+}
+
+/// The same with other records held out: what it learns from, and those.
+pub(crate) fn learn_and_validate(
+    config: &dyn LearnerConfig,
+    init: &Checkpoint,
+    (feedback, held_out): (Feedback<'_>, Feedback<'_>),
+    ctx: &RunContext<'_>,
+) -> Result<Checkpoint> {
     let inputs = LearnerInputs {
         init,
         reference: None,
         feedback,
-        validation: Some(feedback),
+        validation: Some(held_out),
         reward_model: None,
         annotator: None,
         models: &farmhand_core::FoldersOnly,

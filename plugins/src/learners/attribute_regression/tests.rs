@@ -9,8 +9,8 @@ use farmhand_models::BatchLayout;
 use super::*;
 use crate::reward_models::AttributesConfig;
 use crate::testing::{
-    SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, lively_checkpoint, pairs, small_lora,
-    take_gradients, tiny_checkpoint,
+    SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, learn_and_validate, lively_checkpoint, pairs,
+    small_lora, take_gradients, tiny_checkpoint,
 };
 use crate::training::PassOptions;
 
@@ -49,16 +49,7 @@ fn answers(n: usize) -> Vec<RatedCompletion> {
 fn learn(config: &AttributeRegressionConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let all = answers(16);
     let (train, held_out) = all.split_at(24);
-    let inputs = LearnerInputs {
-        init,
-        reference: None,
-        feedback: Feedback::Rated(train),
-        validation: Some(Feedback::Rated(held_out)),
-        reward_model: None,
-        annotator: None,
-        models: &farmhand_core::FoldersOnly,
-    };
-    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    learn_and_validate(config, init, (Feedback::Rated(train), Feedback::Rated(held_out)), ctx)
 }
 
 fn scores(checkpoint: &Checkpoint, weights: serde_json::Value, ctx: &RunContext<'_>) -> Result<Vec<f64>> {

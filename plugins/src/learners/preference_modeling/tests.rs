@@ -1,7 +1,5 @@
 //! What this learner must keep: golden values, invariances, a toy with a known end, exact resumption, refusals.
 
-use std::path::Path;
-
 use farmhand_core::types::{Comparison, Preference};
 use farmhand_core::{AnnotatorConfig, Device, Feedback, RecordedEvents, checked};
 use farmhand_models::BatchLayout;
@@ -9,8 +7,8 @@ use farmhand_models::BatchLayout;
 use super::*;
 use crate::annotators::PreferenceAnnotatorConfig;
 use crate::testing::{
-    SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, lively_checkpoint, pairs, small_lora,
-    take_gradients, tiny_checkpoint,
+    SPLITS, Stage, assert_resumes_exactly, assert_same_gradients, fast_optim, learn_and_validate, lively_checkpoint, pairs,
+    small_lora, take_gradients, tiny_checkpoint,
 };
 use crate::training::PassOptions;
 
@@ -25,16 +23,7 @@ fn with(change: impl FnOnce(&mut PreferenceModelingConfig)) -> PreferenceModelin
 fn learn(config: &PreferenceModelingConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let all = pairs(30);
     let (train, held_out) = all.split_at(24);
-    let inputs = LearnerInputs {
-        init,
-        reference: None,
-        feedback: Feedback::Preferences(train),
-        validation: Some(Feedback::Preferences(held_out)),
-        reward_model: None,
-        annotator: None,
-        models: &farmhand_core::FoldersOnly,
-    };
-    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    learn_and_validate(config, init, (Feedback::Preferences(train), Feedback::Preferences(held_out)), ctx)
 }
 
 #[test]

@@ -9,8 +9,8 @@ use farmhand_models::{AdapterOutput, BatchLayout, LoraConfig};
 use super::*;
 use crate::reward_models::BradleyTerryConfig;
 use crate::testing::{
-    SPLITS, Stage, assert_resumes_exactly, assert_same_bytes, assert_same_gradients, fast_optim, lively_checkpoint, pairs,
-    small_lora, take_gradients, tiny_checkpoint,
+    SPLITS, Stage, assert_resumes_exactly, assert_same_bytes, assert_same_gradients, fast_optim, learn_and_validate,
+    lively_checkpoint, pairs, small_lora, take_gradients, tiny_checkpoint,
 };
 use crate::training::PassOptions;
 
@@ -29,16 +29,7 @@ fn config() -> RewardModelingConfig {
 fn learn(config: &RewardModelingConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let all = pairs(24);
     let (train, held_out) = all.split_at(16);
-    let inputs = LearnerInputs {
-        init,
-        reference: None,
-        feedback: Feedback::Preferences(train),
-        validation: Some(Feedback::Preferences(held_out)),
-        reward_model: None,
-        annotator: None,
-        models: &farmhand_core::FoldersOnly,
-    };
-    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    learn_and_validate(config, init, (Feedback::Preferences(train), Feedback::Preferences(held_out)), ctx)
 }
 
 #[test]
@@ -119,16 +110,7 @@ fn lists(n: usize) -> Vec<RankedList> {
 fn learn_lists(config: &RewardModelingConfig, init: &Checkpoint, ctx: &RunContext<'_>) -> Result<Checkpoint> {
     let all = lists(16);
     let (train, held_out) = all.split_at(12);
-    let inputs = LearnerInputs {
-        init,
-        reference: None,
-        feedback: Feedback::RankedLists(train),
-        validation: Some(Feedback::RankedLists(held_out)),
-        reward_model: None,
-        annotator: None,
-        models: &farmhand_core::FoldersOnly,
-    };
-    config.build(&BuildContext::new(Device::Cpu, Path::new(".")))?.learn(inputs, ctx)
+    learn_and_validate(config, init, (Feedback::RankedLists(train), Feedback::RankedLists(held_out)), ctx)
 }
 
 #[test]
