@@ -7,6 +7,7 @@ mod command;
 mod compare;
 mod contract;
 mod external;
+mod external_method;
 mod feedback;
 mod hub;
 mod hub_server;
