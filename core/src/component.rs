@@ -4,23 +4,17 @@
 //! implementation; there is no central list. A spec such as [`LearnerSpec`] is what configurations hold:
 //! a table with exactly one key, the component's name, over its options.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::annotator::{Annotator, AnnotatorConfig};
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, FindModel, FoldersOnly};
 use crate::context::Device;
-use crate::error::{Error, Problem, Result};
-use crate::evaluator::{Evaluator, EvaluatorConfig};
-use crate::learner::{Learner, LearnerConfig};
-use crate::policy::{Policy, PolicyConfig};
-use crate::reward_model::{RewardModel, RewardModelConfig};
+use crate::error::{Error, Result};
+use crate::plugin::{elsewhere, everywhere, is_own};
+pub use crate::spec::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec};
 
 /// The five kinds of component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,21 +181,26 @@ macro_rules! first_or_none {
     };
 }
 
-/// Every registered component, sorted by kind and name.
+/// Every component there is, sorted by kind and name: those registered here, and those of plugins that were loaded.
 pub fn components() -> Vec<&'static ComponentInfo> {
-    let mut all: Vec<_> = inventory::iter::<ComponentInfo>.into_iter().collect();
+    let mut all = everywhere();
     all.sort_by_key(|info| (info.kind, info.name));
     all
 }
 
-/// The registered names of one kind, sorted.
+/// The names of one kind, sorted.
 pub fn component_names(kind: ComponentKind) -> Vec<&'static str> {
     components().into_iter().filter(|info| info.kind == kind).map(|info| info.name).collect()
 }
 
 /// The component of that kind and name.
 pub fn find_component(kind: ComponentKind, name: &str) -> Option<&'static ComponentInfo> {
-    inventory::iter::<ComponentInfo>.into_iter().find(|info| info.kind == kind && info.name == name)
+    own_component(kind, name).or_else(|| elsewhere(kind, name).map(|(info, _)| info))
+}
+
+/// The component of that kind and name that this copy of the crate makes.
+pub(crate) fn own_component(kind: ComponentKind, name: &str) -> Option<&'static ComponentInfo> {
+    inventory::iter::<ComponentInfo>.into_iter().find(|info| info.kind == kind && info.name == name && is_own(info))
 }
 
 /// "unknown learner `dop`", with the nearest known name and the list as a hint.
@@ -265,177 +264,4 @@ impl<'a> BuildContext<'a> {
                 .with_hint("set `model` in the component's options to a model folder or a hub id")),
         }
     }
-}
-
-/// Reads a spec: exactly one known name over its options.
-fn read_spec<'de, D, C>(deserializer: D, kind: ComponentKind) -> Result<(String, C), D::Error>
-where
-    D: Deserializer<'de>,
-    C: DeserializeOwned,
-{
-    let table = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
-    let mut entries = table.into_iter();
-    let (Some((name, options)), None) = (entries.next(), entries.next()) else {
-        return Err(de::Error::custom(format!("expected exactly one {} name over its options", kind.noun())));
-    };
-    let Some(info) = find_component(kind, &name) else {
-        let (message, hint) = unknown_component(kind, &name);
-        return Err(de::Error::custom(format!("{message} ({hint})")));
-    };
-    let options = complete_options(info, options).map_err(|problem| {
-        let problem = problem.under(&name);
-        de::Error::custom(match &problem.hint {
-            Some(hint) => format!("`{}`: {} ({hint})", problem.path, problem.message),
-            None => format!("`{}`: {}", problem.path, problem.message),
-        })
-    })?;
-    let tagged = serde_json::Value::Object([(name.clone(), options)].into_iter().collect());
-    let config = serde_path_to_error::deserialize(tagged)
-        .map_err(|error| de::Error::custom(format!("`{}`: {}", error.path(), error.inner())))?;
-    Ok((name, config))
-}
-
-/// The key that takes a component's options from one of its presets.
-pub(crate) const PRESET: &str = "preset";
-
-/// Options as a user wrote them, with the rest from the preset that they name or from the component's defaults. So a table that
-/// sets one option, at any depth, leaves the others as the component has them. Unknown options are refused here, for serde lets
-/// them pass where a table takes in the options of another.
-fn complete_options(info: &ComponentInfo, mut written: serde_json::Value) -> Result<serde_json::Value, Problem> {
-    let preset = take_preset(info, &mut written)?;
-    let base = preset.map_or_else(info.defaults, |preset| (preset.options)());
-    let read = |text: &str| serde_json::from_str(text).expect("what a component says about itself is JSON");
-    let schema = read(&(info.schema)());
-    if let Some(problem) = crate::config::check_against_schema(&written, &schema).into_iter().next() {
-        return Err(problem);
-    }
-    Ok(overlay(read(&base), written, &schema))
-}
-
-/// Takes the key `preset` out of options; `None` when it is not there or the component has no presets.
-pub(crate) fn take_preset(info: &ComponentInfo, options: &mut serde_json::Value) -> Result<Option<&'static Preset>, Problem> {
-    let Some(table) = options.as_object_mut().filter(|_| !info.presets.is_empty()) else { return Ok(None) };
-    let Some(name) = table.remove(PRESET) else { return Ok(None) };
-    let known: Vec<&str> = info.presets.iter().map(|preset| preset.name).collect();
-    let found = info.presets.iter().find(|preset| name.as_str() == Some(preset.name));
-    found.map(Some).ok_or_else(|| {
-        let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
-        Problem::new(PRESET, format!("unknown preset `{name}`")).with_hint(crate::config::did_you_mean(&name, &known))
-    })
-}
-
-/// `written` over `base`, table by table. Choices, lists and maps are taken whole.
-fn overlay(base: serde_json::Value, written: serde_json::Value, schema: &serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    let is_table = schema.get("properties").is_some() && schema.get("oneOf").or_else(|| schema.get("anyOf")).is_none();
-    match (base, written) {
-        (Value::Object(mut base), Value::Object(written)) if is_table => {
-            for (key, value) in written {
-                let value = match base.remove(&key) {
-                    Some(old) => overlay(old, value, &schema["properties"][&key]),
-                    None => value,
-                };
-                base.insert(key, value);
-            }
-            Value::Object(base)
-        }
-        (_, written) => written,
-    }
-}
-
-macro_rules! spec {
-    ($(#[$doc:meta])* $spec:ident, $config:ident, $component:ident, $kind:expr) => {
-        $(#[$doc])*
-        #[derive(Clone)]
-        pub struct $spec {
-            name: String,
-            config: Arc<dyn $config>,
-        }
-
-        impl $spec {
-            /// The component with these options.
-            ///
-            /// # Errors
-            /// When the name is unknown or the options do not fit.
-            pub fn from_json(name: &str, options: &str) -> Result<Self> {
-                let text = format!("{{{}:{options}}}", serde_json::Value::from(name));
-                serde_json::from_str(&text).map_err(|error| Error::invalid_config(error.to_string()))
-            }
-
-            /// The component of this name with options that are whole: nothing is read and no default is made, so that a default
-            /// may hold it.
-            pub fn of(name: &str, config: impl $config + 'static) -> Self {
-                Self { name: name.to_owned(), config: Arc::new(config) }
-            }
-
-            /// The component's name.
-            pub fn name(&self) -> &str {
-                &self.name
-            }
-
-            /// Builds the component; the error says which.
-            ///
-            /// # Errors
-            /// Whatever the component reports.
-            pub fn build(&self, ctx: &BuildContext<'_>) -> Result<Box<dyn $component>> {
-                self.config.build(ctx).map_err(|error| error.context(format_args!("{} `{}`", $kind.noun(), self.name)))
-            }
-
-            /// What is wrong with the options, paths relative to the spec (they begin with the name).
-            pub fn problems(&self) -> Vec<Problem> {
-                self.config.problems().into_iter().map(|problem| problem.under(&self.name)).collect()
-            }
-        }
-
-        impl std::fmt::Debug for $spec {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.config.fmt(f)
-            }
-        }
-
-        impl Serialize for $spec {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let config: &dyn $config = &*self.config;
-                config.serialize(serializer)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $spec {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let (name, config) = read_spec::<D, Box<dyn $config>>(deserializer, $kind)?;
-                Ok(Self { name, config: config.into() })
-            }
-        }
-
-        impl JsonSchema for $spec {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($spec).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "object", "x-component": $kind.key() })
-            }
-        }
-    };
-}
-
-spec! {
-    /// A policy by name and options.
-    PolicySpec, PolicyConfig, Policy, ComponentKind::Policy
-}
-spec! {
-    /// A reward model by name and options.
-    RewardModelSpec, RewardModelConfig, RewardModel, ComponentKind::RewardModel
-}
-spec! {
-    /// An annotator by name and options.
-    AnnotatorSpec, AnnotatorConfig, Annotator, ComponentKind::Annotator
-}
-spec! {
-    /// A learner by name and options.
-    LearnerSpec, LearnerConfig, Learner, ComponentKind::Learner
-}
-spec! {
-    /// An evaluator by name and options.
-    EvaluatorSpec, EvaluatorConfig, Evaluator, ComponentKind::Evaluator
 }

@@ -7,6 +7,7 @@
 //! * [`Policy`], [`RewardModel`], [`Annotator`], [`Learner`], [`Evaluator`]: the contracts, each with its
 //!   configuration trait.
 //! * [`component`]: registration, specs, lookup by name.
+//! * [`plugin`]: components from shared libraries.
 //! * [`Seed`]: random streams named by purpose.
 //! * [`run`]: atomic files, journals and saved states.
 
@@ -14,6 +15,7 @@ pub mod checked;
 pub mod component;
 pub mod config;
 pub mod data;
+pub mod plugin;
 pub mod run;
 pub mod types;
 
@@ -30,6 +32,7 @@ mod learner;
 mod policy;
 mod reward_model;
 mod seed;
+mod spec;
 
 pub use annotator::{Annotator, AnnotatorConfig};
 pub use budget::{Budget, Reservation};

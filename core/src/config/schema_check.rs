@@ -8,8 +8,9 @@
 use serde_json::{Map, Value};
 
 use super::did_you_mean;
-use crate::component::{ComponentInfo, ComponentKind, component_names, find_component, take_preset, unknown_component};
+use crate::component::{ComponentInfo, ComponentKind, component_names, find_component, unknown_component};
 use crate::error::Problem;
+use crate::spec::take_preset;
 
 /// Everything in `value` that does not fit `schema`.
 pub fn check_against_schema(value: &Value, schema: &Value) -> Vec<Problem> {
