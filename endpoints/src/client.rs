@@ -67,6 +67,8 @@ pub(crate) enum Route {
     Api(String),
     /// Beside it, where vLLM's own routes are.
     Root(&'static str),
+    /// Beside it too, named by the user.
+    Beside(String),
 }
 
 /// What is sent.
@@ -108,6 +110,7 @@ impl Route {
         match self {
             Self::Api(route) => upstream.url.api(route),
             Self::Root(route) => upstream.url.root(route),
+            Self::Beside(route) => upstream.url.root(route),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A [`Client`] asks for completions of a prompt ([`Client::complete`]), for the next turn of a conversation
 //! ([`Client::chat`], for many of them at a day's leisure [`Client::in_batches`]), for the models a server has
 //! ([`Client::served_models`]) and, where a server tells, how it tokenises ([`Client::tokenize_text`],
-//! [`Client::tokenize_messages`]). It shares requests among keys and places, bounds how many are under way and how many go out
+//! [`Client::tokenize_messages`]), or posts JSON to whatever route ([`Client::post_json`]). It shares requests among keys and places, bounds how many are under way and how many go out
 //! in a minute, tries again what may pass, waits as long as a server asks, leaves a failing server alone, counts tokens, and
 //! tells the ways a request can fail apart ([`FailureKind`]).
 //!
@@ -43,6 +43,7 @@ mod in_parallel;
 pub mod loopback;
 mod network_thread;
 mod options;
+mod other_routes;
 mod price_table;
 mod question;
 mod served_models;

@@ -61,7 +61,8 @@ impl RewardModel for Scorer {
     }
 }
 
-fn item(response: &Response<'_>) -> Value {
+/// A response as programs and servers see it.
+pub(crate) fn item(response: &Response<'_>) -> Value {
     let mut item = json!({ "instruction": response.instruction.text(), "output": response.output });
     if !response.instruction.history.is_empty() {
         item["history"] = json!(response.instruction.history);
