@@ -54,7 +54,8 @@ impl EventSink for StopAt<'_> {
     }
 }
 
-fn instructions() -> Vec<Instruction> {
+/// Ten instructions.
+pub(crate) fn instructions() -> Vec<Instruction> {
     (0..10).map(|i| Instruction::new(format!("Say number {i}."), None)).collect()
 }
 
@@ -109,7 +110,8 @@ fn feedback(kind: FeedbackKind) -> OwnedFeedback {
     }
 }
 
-fn tiny_model(dir: &Path) -> Checkpoint {
+/// A model of one layer, written into a folder.
+pub(crate) fn tiny_model(dir: &Path) -> Checkpoint {
     let texts = instructions().into_iter().map(|instruction| format!("{} the number it is no", instruction.text()));
     let tokenizer = train_bpe(texts, 280).expect("trained");
     let codec = TextCodec::new(tokenizer, PromptFormat::None).expect("a codec");

@@ -18,8 +18,15 @@ mod label;
 mod leaderboard;
 mod learners;
 mod pipeline;
+mod promises;
 mod query;
 mod reward_models;
 mod server;
 mod swap_annotators;
+mod templates;
 mod tidy;
+
+// Where templates find what stands beside them in the crate that they are written for.
+use farmhand_annotators::tie_if_identical;
+use farmhand_evaluators::estimate;
+use farmhand_plugins::training;

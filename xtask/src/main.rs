@@ -31,7 +31,8 @@ Tasks:
   build [--release]    build the program, linked as `./farmhand`; other ARGS go to `cargo build`
   check                format, lints, tests, documentation, generated pages: what must pass before a commit
   docs                 write the generated pages again (docs/reference.md, docs/methods.md)
-  new learner NAME     start a learning method: one file that compiles, learns and is registered
+  new KIND NAME        start a component: one file that compiles, works, is registered and tested;
+                       KIND is learner, annotator, evaluator, policy or reward-model
   env                  print the variables these tasks set, for plain cargo: eval \"$(cargo xtask env)\"
 
 Examples:

@@ -6,29 +6,27 @@
 
 use farmhand_core::types::PreferencePair;
 use farmhand_core::{
-    BuildContext, Checkpoint, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result, RunContext, Seed,
-    register,
+    BuildContext, Checkpoint, FeedbackKind, Learner, LearnerConfig, LearnerInputs, Problem, Requirements, Result, RunContext,
+    Seed, register,
 };
 use farmhand_models::{Ending, save_checkpoint, selected_log_probs, sequence_sums};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::training::{
-    Ranges, Record, Task, TrainOptions, Training, admit, record_batch, shuffled_steps, start_training,
-};
+use crate::training::{Ranges, Record, Task, TrainOptions, Training, admit, record_batch, shuffled_steps, start_training};
 
 register! {
-    kind: Learner, name: "NAME", config: TypeNameConfig,
+    kind: Learner, name: "template_learner", config: TemplateLearnerConfig,
     summary: "imitation of chosen answers, weighted by how sure the judge was",
     // paper: "https://arxiv.org/abs/…",
 }
 
-/// Options of `[learner.NAME]`. These comments are the user's documentation: say unit and range.
+/// Options of `[learner.template_learner]`. These comments are the user's documentation: say unit and range.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
-pub(crate) struct TypeNameConfig {
+pub(crate) struct TemplateLearnerConfig {
     /// How much the judge's certainty counts, ≥ 0: the weight is `w^certainty`; 0 imitates every chosen answer alike.
     pub certainty: f64,
     /// Records are pairs.
@@ -36,16 +34,16 @@ pub(crate) struct TypeNameConfig {
     pub train: TrainOptions,
 }
 
-impl Default for TypeNameConfig {
+impl Default for TemplateLearnerConfig {
     fn default() -> Self {
         Self { certainty: 1.0, train: TrainOptions::default() }
     }
 }
 
-#[typetag::serde(name = "NAME")]
-impl LearnerConfig for TypeNameConfig {
+#[typetag::serde(name = "template_learner")]
+impl LearnerConfig for TemplateLearnerConfig {
     fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(TypeName(self.clone())))
+        Ok(Box::new(TemplateLearner(self.clone())))
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -53,9 +51,9 @@ impl LearnerConfig for TypeNameConfig {
     }
 }
 
-struct TypeName(TypeNameConfig);
+struct TemplateLearner(TemplateLearnerConfig);
 
-impl Learner for TypeName {
+impl Learner for TemplateLearner {
     fn requires(&self) -> Requirements {
         Requirements::policy_from(FeedbackKind::Preferences)
     }
@@ -86,15 +84,16 @@ impl Learner for TypeName {
             Ok(total.double_value(&[]))
         };
 
-        let task = Task { learner: "NAME", role: "policy", doing: "NAME", records: "preference pairs" };
+        let task = Task { learner: "template_learner", role: "policy", doing: "template_learner", records: "preference pairs" };
         let plan = shuffled_steps(&records, &config.train, ctx);
         let dry_run = |rows: &[usize]| accumulate(rows, ctx.seed).map(drop);
-        let mut training = Training::start(task, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?;
+        let mut training = Training::start(task, &policy, policy.trained(), &records, plan, &config.train, ctx, dry_run)?
+            .keeping(&policy, &codec)?;
         while let Some(step) = training.next_step()? {
             let loss = accumulate(&step.picked, step.seed)?;
             training.apply(&step, loss)?;
         }
-        save_checkpoint(&policy, &codec, "NAME", ctx)
+        save_checkpoint(&policy, &codec, "template_learner", ctx)
     }
 }
 
