@@ -39,13 +39,14 @@ pub struct KeepOptions {
     #[serde(flatten)]
     pub price: PriceOptions,
     /// The store of replies, in which a question that was answered before is found again; unset: `judgements.db` in the cache
-    /// folder, which all runs share.
+    /// folder, which all runs share, or beside the configuration where there is no such folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
     /// Send questions in batches: the server answers within a day and, at OpenAI, for half the price. Unset: one request a question.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batching>,
-    /// Ask again what failed for good before (a refusal, a text that is too long); failures that may pass are always asked again.
+    /// Ask again what failed for good before (a refusal, an answer that cannot be read, a text that is too long): once more a run. What was
+    /// answered stays in the store. Failures that may pass are always asked again.
     pub retry_failures: bool,
 }
 

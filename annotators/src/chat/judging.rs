@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::order_swap::turn_back;
 
-use super::ask::{Asker, Question, Said};
+use super::ask::{Asker, Question, Reading, Said};
 use super::parsers::{Reply, Unreadable};
 
 /// One prompt: which comparisons it shows. Places beyond them hold padding.
@@ -106,7 +106,11 @@ pub(crate) fn forecast(
     for sheet in sheets {
         let shown: Vec<Comparison> = sheet.members.iter().map(show).collect();
         match interview.write(&shown, sheet, ctx) {
-            Ok(question) => asker.foretell(&question, shown.len(), &mut seen, &mut forecast)?,
+            Ok(question) => {
+                let orders = vec![ShownOrder::AsGiven; shown.len()];
+                let is_unreadable = |said| annotations(interview, said, sheet, &orders).n_unreadable() > 0;
+                asker.foretell(&question, shown.len(), is_unreadable, &mut seen, &mut forecast)?;
+            }
             Err(_) => forecast.n_settled += shown.len(),
         }
     }

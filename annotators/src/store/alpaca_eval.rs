@@ -4,6 +4,9 @@
 //! `raw_completion`; caches (`annotations_seed0_configs.json`) and newer results put `preference_` in front. A record without a
 //! verdict has a `preference` of −1 in a cache and null in results; 0 is the old code of a tie. Whatever else a record holds is kept
 //! and comes out again. Such a record does not say in which order the judge saw the answers.
+//!
+//! `farmhand_core::data` writes a stage's judgements for AlpacaEval to read; this is the writer for records that have to come out of
+//! the store as they went in: with `input` in its own field, foreign fields, and the spelling they had.
 
 use std::sync::Arc;
 

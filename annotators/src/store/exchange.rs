@@ -116,6 +116,11 @@ impl Store {
                 ExportForm::AlpacaEval(_) if n == 0 => "[\n  ",
                 ExportForm::AlpacaEval(_) => ",\n  ",
             };
+            if matches!(form, ExportForm::AlpacaEval(_)) && !verdict.comparison.instruction.history.is_empty() {
+                let words: String = verdict.comparison.instruction.instruction.chars().take(40).collect();
+                let message = format!("instruction `{words}` follows earlier turns, which AlpacaEval's files cannot hold");
+                return Err(Error::invalid_data(message).with_hint("`--form farmhand` holds them"));
+            }
             let text = match form {
                 ExportForm::Farmhand => serde_json::to_string(&verdict.into_judgement()).map(|line| line + "\n"),
                 ExportForm::AlpacaEval(layout) => {

@@ -25,6 +25,17 @@ impl QuestionKey {
         Self(hash.finalize().into())
     }
 
+    /// The key of the same question asked once more, because the answers so far could not be read; 0 is the question itself. An
+    /// answer stands for good, so a further try has an address of its own.
+    #[must_use]
+    pub fn attempt(self, n: u32) -> Self {
+        if n == 0 {
+            return self;
+        }
+        let hash = Sha256::new().chain_update(b"farmhand attempt v1").chain_update(self.0).chain_update(n.to_le_bytes());
+        Self(hash.finalize().into())
+    }
+
     /// The 32 bytes.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -95,6 +106,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn every_attempt_has_an_address_of_its_own_and_the_first_is_the_questions() {
+        let key = QuestionKey::of(&Value::Null, 0);
+        assert_eq!(key.attempt(0), key);
+        let all: std::collections::BTreeSet<QuestionKey> = (0..5).map(|n| key.attempt(n)).collect();
+        assert_eq!(all.len(), 5);
+        assert_ne!(key.attempt(1), QuestionKey::of(&Value::Null, 1).attempt(1));
+    }
 
     #[test]
     fn spelling_does_not_matter_and_content_does() {

@@ -23,13 +23,9 @@ const MAX_BYTES: usize = 60 << 20;
 const AT_A_TIME: usize = 64;
 
 /// Batches are noted beside the store.
-pub(super) fn options(batch: &Batching, store: Option<&Path>) -> Result<BatchOptions> {
-    let Some(store) = store else {
-        return Err(Error::invalid_config("`batch`: batches are noted beside the store, and there is none")
-            .with_hint("set `store`, or run with a cache folder"));
-    };
+pub(super) fn options(batch: &Batching, store: &Path) -> BatchOptions {
     let notes = store.with_extension("batches.jsonl");
-    Ok(BatchOptions { poll_secs: batch.poll_secs, max_requests: batch.max_requests, ..BatchOptions::new(notes) })
+    BatchOptions { poll_secs: batch.poll_secs, max_requests: batch.max_requests, ..BatchOptions::new(notes) }
 }
 
 impl Asker {

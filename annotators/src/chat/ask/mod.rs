@@ -4,11 +4,16 @@
 //! the store before anyone reads it, so that a parser can be changed, or a run killed, without paying twice. Questions go through
 //! a window that is as wide as the server's limit of requests; when the user asks to stop, no further one is sent, and replies
 //! under way, which are paid for, are waited for and kept.
+//!
+//! An answer that cannot be read stays in the store. Where the user wants failures retried, its question is asked once more, and the new
+//! answer is kept beside it: the first that can be read stands from then on, else the last.
 
 mod batches;
+mod reading;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use farmhand_core::types::Judging;
@@ -25,6 +30,8 @@ use crate::failures;
 use crate::store::{QuestionKey, ReplyFailure, ReplyOutcome, Store, StoredReply};
 
 use super::ask_options::KeepOptions;
+
+pub(crate) use reading::Reading;
 
 /// The store's file in the folder that runs share.
 const SHARED_STORE: &str = "judgements.db";
@@ -60,7 +67,9 @@ impl Said {
 /// Asks a server, and keeps what it said.
 pub(crate) struct Asker {
     client: Client,
-    store: Option<Store>,
+    store: Store,
+    /// What the user has to be told about the store's place, until that was done.
+    notice: Mutex<Option<String>>,
     pricing: Pricing,
     budget: Option<Budget>,
     retry_failures: bool,
@@ -78,15 +87,25 @@ impl Asker {
         let mut pricing = price.pricing(ctx)?;
         let path = store.as_ref().map(|path| ctx.resolve(path));
         let path = path.or_else(|| ctx.cache_dir.map(|folder| folder.join(SHARED_STORE)));
-        let batches = batch.as_ref().map(|batch| batches::options(batch, path.as_deref())).transpose()?;
+        // What is paid for is kept, also where nobody said where.
+        let (path, notice) = path.map_or_else(
+            || {
+                let path = ctx.resolve(Path::new(SHARED_STORE));
+                let hint = "`store` or a cache folder (`FARMHAND_CACHE`) says otherwise";
+                let notice = format!("  what the judge answers is kept in `{}`; {hint}", path.display());
+                (path, Some(notice))
+            },
+            |path| (path, None),
+        );
+        let batches = batch.as_ref().map(|batch| batches::options(batch, &path));
         if batches.is_some() {
             pricing = pricing.in_batches();
         }
-        let store = path.map(Store::open).transpose()?;
+        let (store, notice) = (Store::open(path)?, Mutex::new(notice));
         let retry_failures = *retry_failures;
         let n_at_a_time = server.max_concurrent.max(1);
         let budget = ctx.budget.cloned();
-        Ok(Self { client, store, pricing, budget, retry_failures, n_at_a_time, batches, hopeless: OnceLock::new() })
+        Ok(Self { client, store, notice, pricing, budget, retry_failures, n_at_a_time, batches, hopeless: OnceLock::new() })
     }
 
     /// All, when it asks in batches.
@@ -101,13 +120,15 @@ impl Asker {
 
     /// Asks `n` questions. `write` makes the i-th with the seed that tells its sample apart, `read` sees what came of it, as soon
     /// as that is there; what `read` makes of them comes back in the order of the questions.
-    pub(crate) async fn ask<T: Send>(
+    pub(crate) async fn ask<T: Reading + Send>(
         &self,
         n: usize,
         write: impl Fn(usize) -> Result<(Question, u64)> + Sync,
         read: impl Fn(usize, Result<Said>) -> T + Sync,
         ctx: &RunContext<'_>,
     ) -> Vec<T> {
+        let notice = self.notice.lock().unwrap_or_else(PoisonError::into_inner).take();
+        notice.into_iter().for_each(|notice| ctx.events.info(&notice));
         let mut results: Vec<Option<T>> = (0..n).map(|_| None).collect();
         // Who asks the same. Keys are kept, questions are not: they are written again when their turn comes.
         let mut groups: Vec<(QuestionKey, Vec<usize>)> = Vec::new();
@@ -127,6 +148,12 @@ impl Asker {
         }
         drop(group_of);
         let (write, read) = (&write, &read);
+        // Which attempt at a question counts. What cannot be looked up is told when it is asked.
+        let standing =
+            |key: QuestionKey, first: usize| self.standing(key, |said| read(first, said).n_unreadable() > 0).unwrap_or(key);
+        for (key, members) in &mut groups {
+            *key = standing(*key, members[0]);
+        }
         let read_group = |members: Vec<usize>, said: Result<Said>| {
             let of = |(nth, i): (usize, usize)| (i, read(i, if nth == 0 { share(&said) } else { again(&said) }));
             members.into_iter().enumerate().map(of).collect::<Vec<_>>()
@@ -150,7 +177,7 @@ impl Asker {
                 take(read);
             }
         }
-        let warnings = [self.store.as_ref().and_then(Store::warning), self.pricing.warning()];
+        let warnings = [self.store.warning(), self.pricing.warning()];
         warnings.into_iter().flatten().chain(self.client.take_warnings()).for_each(|warning| ctx.events.warn(&warning));
         results.into_iter().map(|result| result.expect("every question is in one group")).collect()
     }
@@ -161,11 +188,12 @@ impl Asker {
         &self,
         (question, sample_seed): &(Question, u64),
         n_comparisons: usize,
+        is_unreadable: impl Fn(Result<Said>) -> bool,
         seen: &mut HashSet<QuestionKey>,
         forecast: &mut Forecast,
     ) -> Result<()> {
         let key = QuestionKey::of(&question.canonical(), *sample_seed);
-        if !seen.insert(key) || self.kept(key)?.is_some() {
+        if !seen.insert(key) || self.kept(self.standing(key, is_unreadable)?)?.is_some() {
             forecast.n_cached += n_comparisons;
             return Ok(());
         }
@@ -231,11 +259,8 @@ impl Asker {
                     date: Date::now(),
                 })?;
                 let said = Said { answer, cost_usd, time_secs, cached: false };
-                let stands = match &self.store {
-                    // When it cannot be written it is held in memory, and the user hears of it once; the answer is good.
-                    Some(store) => store.keep_or_take(key, kept).await.ok(),
-                    None => None,
-                };
+                // When it cannot be written it is held in memory, and the user hears of it once; the answer is good.
+                let stands = self.store.keep_or_take(key, kept).await.ok();
                 // Another process may have been faster: then its answer counts, so that this run and the next agree.
                 match stands.and_then(|reply| answer_of(&reply)) {
                     Some(answer) => unless_refused(Said { answer, ..said }),
@@ -271,10 +296,26 @@ impl Asker {
         Ok(prices.cost(&usage))
     }
 
+    /// The key of the attempt at a question that counts: the first whose answer can be read, else the last; where failures are
+    /// retried, a new one after an answer that cannot be read.
+    fn standing(&self, key: QuestionKey, is_unreadable: impl Fn(Result<Said>) -> bool) -> Result<QuestionKey> {
+        let mut current = key;
+        for n in 1.. {
+            if !self.kept(current)?.is_some_and(&is_unreadable) {
+                break;
+            }
+            let next = key.attempt(n);
+            if !self.retry_failures && self.kept(next)?.is_none() {
+                break;
+            }
+            current = next;
+        }
+        Ok(current)
+    }
+
     /// What the store knows, unless that has to be asked again.
     fn kept(&self, key: QuestionKey) -> Result<Option<Result<Said>>> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let Some(reply) = store.replies(&[key])?.pop().flatten().filter(|reply| reply.settles(self.retry_failures)) else {
+        let Some(reply) = self.store.replies(&[key])?.pop().flatten().filter(|reply| reply.settles(self.retry_failures)) else {
             return Ok(None);
         };
         if let ReplyOutcome::Failure(failure) = &reply.outcome {
@@ -289,7 +330,6 @@ impl Asker {
         if matches!(failure.kind, FailureKind::Unauthorised | FailureKind::QuotaSpent | FailureKind::NotFound) {
             let _ = self.hopeless.set(failure.clone());
         }
-        let Some(store) = &self.store else { return };
         // Only what the text itself is to blame for will fail again.
         let may_pass = !matches!(failure.kind, FailureKind::Filtered | FailureKind::ContextTooLong);
         let reply = StoredReply {
@@ -301,7 +341,7 @@ impl Asker {
             date: Date::now(),
         };
         // A failure that cannot be kept is asked again, which is as good.
-        let _ = store.keep(key, reply).await;
+        let _ = self.store.keep(key, reply).await;
     }
 }
 

@@ -78,6 +78,24 @@ fn a_likelihood_is_a_verdict_with_its_price_and_is_never_paid_twice() {
 }
 
 #[test]
+fn what_is_paid_for_is_kept_also_where_nobody_said_where_and_the_user_is_told() {
+    let (desk, server) = (Desk::new(), likes_good());
+    let unsaid = || {
+        let mut config = weighted(&server);
+        config.ask.keep.store = None;
+        config.build(&building(&desk)).expect("built")
+    };
+    let first = unsaid();
+    desk.annotations(&*first, &pairs(3));
+    desk.annotations(&*first, &pairs(4));
+    let told = format!("{:?}", desk.events.take());
+    assert_eq!(told.matches("judgements.db").count(), 1, "{told}");
+    assert!(desk.annotations(&*unsaid(), &pairs(4)).iter().all(|annotation| annotation.cached));
+    assert_eq!(server.n_asked(), 4);
+    assert!(desk.dir.path().join("judgements.db").is_file());
+}
+
+#[test]
 fn the_same_question_in_one_call_is_asked_once() {
     let (desk, server) = (Desk::new(), likes_good());
     let judge = weighted(&server).build(&building(&desk)).expect("built");
@@ -134,6 +152,51 @@ fn failures_are_told_apart_and_keep_what_was_said_and_paid() {
         Some((true, Some(0.0)))
     );
     assert!(again[5].as_ref().expect("fine").cached);
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_asked_for_again_on_request_and_stays_beside_the_new_one() {
+    let desk = Desk::new();
+    // Rambles twice, refuses once, then knows.
+    let n_asked = Arc::new(AtomicUsize::new(0));
+    let counted = n_asked.clone();
+    let server = LoopbackJudge::start(move |request| match counted.fetch_add(1, Ordering::SeqCst) {
+        _ if question(request).contains("fine") => likely(&[("m", 1.0)]),
+        0 => said("Well, both have their charm."),
+        1 => said("As I said, it depends."),
+        2 => filtered(),
+        _ => likely(&[("M", 1.0)]),
+    });
+    let judged = |retry_failures: bool, text: &str| {
+        let mut config = weighted(&server);
+        config.ask.keep.retry_failures = retry_failures;
+        let judge = config.build(&building(&desk)).expect("built");
+        desk.annotate(&*judge, &[comparison(0, text, "other")]).pop().expect("one")
+    };
+    let failed = |retry_failures: bool| {
+        let error = judged(retry_failures, "hard").expect_err("no verdict");
+        let known = error.judging().expect("known").clone();
+        (error.kind(), known.raw.unwrap_or_default(), known.cached, n_asked.load(Ordering::SeqCst))
+    };
+    let (first, second, filtered) = ("Well, both have their charm.", "As I said, it depends.", ErrorKind::RefusedAnswer);
+    let says = |(kind, raw, cached, n): (ErrorKind, String, bool, usize), text: &str| (kind, raw.contains(text), cached, n);
+    let unreadable = ErrorKind::UnparsableAnswer;
+    assert_eq!(says(failed(false), first), (unreadable, true, false, 1));
+    assert_eq!(says(failed(false), first), (unreadable, true, true, 1), "paid for, and not asked again unasked");
+    assert_eq!(says(failed(true), second), (unreadable, true, false, 2), "once more on request");
+    assert_eq!(says(failed(false), second), (unreadable, true, true, 2), "of answers that cannot be read the last counts");
+    assert_eq!((failed(true).0, failed(false).3), (filtered, 3));
+    let annotation = judged(true, "hard").expect("a verdict at last");
+    assert_eq!((annotation.preference, annotation.cached, n_asked.load(Ordering::SeqCst)), (Preference::Second, false, 4));
+    for retry_failures in [false, true] {
+        let annotation = judged(retry_failures, "hard").expect("stands from now on");
+        assert_eq!((annotation.preference, annotation.cached), (Preference::Second, true));
+    }
+    assert_eq!(n_asked.load(Ordering::SeqCst), 4, "whoever asks");
+    let fine = [false, true].map(|retry_failures| judged(retry_failures, "fine").expect("read").cached);
+    assert_eq!((fine, n_asked.load(Ordering::SeqCst)), ([false, true], 5), "what can be read is never asked again");
+    let store = crate::store::Store::open(desk.dir.path().join("judgements.sqlite")).expect("there");
+    assert_eq!(store.stats().expect("read").models[0].n_answers, 5, "every answer that was paid for is kept");
 }
 
 #[test]
