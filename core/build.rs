@@ -1,7 +1,7 @@
 //! Writes down what a plugin must share with the program that loads it: compiler, target, this crate's source, libtorch, and the
 //! versions of what this crate is built of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,32 +68,42 @@ fn source_hash(root: &Path) -> u64 {
 
 /// `name version` of every package this crate is built of, and of the tensors' packages, joined by `;`.
 fn locked(lock: &str) -> String {
-    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut needs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut name = "";
-    for line in lock.lines() {
-        let text = line.split('"').nth(1).unwrap_or_default();
-        if line.starts_with("name = ") {
-            name = text;
-        } else if line.starts_with("version = ") && !name.is_empty() {
-            versions.entry(name).or_default().insert(text);
-        } else if line.starts_with(" \"") {
-            needs.entry(name).or_default().insert(text.split(' ').next().unwrap_or_default());
-        }
-    }
-    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    /// What tests alone need stands in the lock file too, but crosses no border.
+    const FOR_TESTS: [&str; 2] = ["proptest", "tempfile"];
+    let packages: Vec<Package> = lock.split("[[package]]").skip(1).filter_map(Package::read).collect();
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
     let mut open = vec!["farmhand-core"];
-    while let Some(package) = open.pop() {
-        // What tests alone need stands in the lock file too, but crosses no border.
-        for need in needs.get(package).into_iter().flatten().copied().filter(|need| !["proptest", "tempfile"].contains(need)) {
-            if seen.insert(need) {
-                open.push(need);
+    while let Some(named) = open.pop() {
+        // A version is said only where there are several.
+        let (name, version) = named.split_once(' ').unwrap_or((named, ""));
+        for package in packages.iter().filter(|package| package.name == name && [package.version, ""].contains(&version)) {
+            if seen.insert((package.name, package.version)) {
+                open.extend(package.needs.iter().filter(|need| !FOR_TESTS.contains(need)));
             }
         }
     }
-    let packages = seen.into_iter().chain(["tch", "torch-sys"]);
-    let of = |package: &'_ str| {
-        versions.get(package).into_iter().flatten().map(|version| format!("{package} {version}")).collect::<Vec<_>>()
-    };
-    packages.flat_map(of).collect::<Vec<_>>().join(";")
+    seen.extend(
+        packages
+            .iter()
+            .filter(|package| ["tch", "torch-sys"].contains(&package.name))
+            .map(|package| (package.name, package.version)),
+    );
+    let others = seen.into_iter().filter(|(name, _)| *name != "farmhand-core");
+    others.map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(";")
+}
+
+/// A package in a `Cargo.lock`.
+struct Package<'a> {
+    name: &'a str,
+    version: &'a str,
+    /// Names, with the version where there are several.
+    needs: Vec<&'a str>,
+}
+
+impl<'a> Package<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"'));
+        let needs = text.lines().filter_map(|line| line.strip_prefix(" \"")?.strip_suffix("\","));
+        Some(Self { name: value("name")?, version: value("version")?, needs: needs.collect() })
+    }
 }

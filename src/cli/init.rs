@@ -1,6 +1,7 @@
 //! `farmhand init`: a commented configuration to start from.
 
 use farmhand_core::component::{find_component, unknown_component};
+use farmhand_core::plugin::loaded_plugins;
 use farmhand_core::{ComponentKind, Error, Result};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub(super) fn init(args: &InitArgs) -> Result<()> {
         let message = format!("`{}` exists and is left alone", args.path.display());
         return Err(Error::invalid_config(message).with_hint("name another file: `farmhand init other.toml`"));
     }
-    let mut text = without_methods(QUICKSTART);
+    let mut text = with_plugins(without_methods(QUICKSTART));
     for method in &args.methods {
         text += &method_table(method)?;
     }
@@ -24,6 +25,13 @@ pub(super) fn init(args: &InitArgs) -> Result<()> {
         out.write_all(text.as_bytes()).map_err(|error| Error::io("write", &args.path, error))
     })?;
     super::print(&format!("wrote {}; run it with `farmhand run {}`\n", args.path.display(), args.path.display()))
+}
+
+/// The file with the plugins that are loaded, in front: keys outside of tables come first.
+fn with_plugins(text: String) -> String {
+    let paths: Vec<_> =
+        loaded_plugins().iter().map(|plugin| toml::Value::from(plugin.path.display().to_string()).to_string()).collect();
+    if paths.is_empty() { text } else { format!("plugins = [{}]\n{text}", paths.join(", ")) }
 }
 
 /// The file with its `[methods.…]` tables left out.

@@ -17,6 +17,7 @@ mod learn;
 mod list;
 mod option_table;
 mod paper_index;
+mod plugin;
 mod query;
 mod report;
 mod run;
@@ -37,7 +38,18 @@ use args::{Cli, Command};
 /// Does what the command line says; prints errors with their hint. Exit codes: 0 done, 1 failed, 130 stopped by the user.
 pub fn main(cli: &Cli) -> ExitCode {
     let terminal = Terminal::new(cli.quiet);
-    let result = match &cli.command {
+    let loaded = cli.plugins.iter().try_for_each(|path| farmhand_core::plugin::load_plugins(path));
+    match loaded.and_then(|()| do_command(cli, terminal)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report_error(&error, cli.json);
+            ExitCode::from(if error.is_cancelled() { 130 } else { 1 })
+        }
+    }
+}
+
+fn do_command(cli: &Cli, terminal: Terminal) -> Result<()> {
+    match &cli.command {
         Command::Run(args) => run::run(args, cli, terminal),
         Command::Sft(args) => learn::learn("sft", args, None, None, cli, terminal),
         Command::RewardModel(args) => learn::learn("reward_modeling", args, None, None, cli, terminal),
@@ -60,15 +72,9 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::List(args) => list::list(args, cli),
         Command::Describe(args) => describe::describe(args, cli),
         Command::Init(args) => init::init(args),
+        Command::Plugin(args) => plugin::plugin(args, cli, &terminal),
         Command::Bench(args) => bench::run(args, cli, terminal),
         Command::Estimate(args) => estimate::estimate(args, cli),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report_error(&error, cli.json);
-            ExitCode::from(if error.is_cancelled() { 130 } else { 1 })
-        }
     }
 }
 

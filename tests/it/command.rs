@@ -31,7 +31,7 @@ impl Finished {
     pub(crate) fn expect_error(self, words: &[&str], hint: Option<&str>) -> Self {
         assert_eq!(self.code, Some(1), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         assert_eq!(self.stderr.matches("error: ").count(), 1, "one error, got:\n{}", self.stderr);
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        assert!(!self.stderr.contains(") panicked at"), "{}", self.stderr);
         for word in words {
             assert!(self.stderr.contains(word), "no `{word}` in:\n{}", self.stderr);
         }

@@ -18,6 +18,7 @@ mod label;
 mod leaderboard;
 mod learners;
 mod pipeline;
+mod plugins;
 mod promises;
 mod query;
 mod reward_models;

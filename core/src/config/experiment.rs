@@ -38,6 +38,10 @@ pub struct ExperimentConfig {
     /// it is spent the run stops, what was bought is kept, and with a larger budget the same command goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_usd: Option<f64>,
+    /// Shared libraries with components of your own, made by `farmhand plugin build`, or folders of them; from the configuration file's
+    /// folder on. They run inside farmhand: name only what you trust.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<PathBuf>,
     /// The model to start from.
     pub model: ModelSource,
     /// Instructions and answers, and how they are split.

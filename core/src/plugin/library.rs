@@ -91,8 +91,10 @@ pub fn load_plugin(path: &Path) -> Result<&'static LoadedPlugin> {
     drop(loaded);
     let symbol = format!("farmhand_plugin_{}", stamp.package());
     let declaration = crate::dylib::open_plugin(&path, &symbol).map_err(|error| {
-        let message = format!("the plugin `{}` cannot be opened: {error}", path.display());
-        Error::new(ErrorKind::IncompatiblePlugin, message).with_hint("build it again with `farmhand plugin build`")
+        let message = format!("the plugin `{}` cannot be opened", path.display());
+        Error::new(ErrorKind::IncompatiblePlugin, message)
+            .with_source(error)
+            .with_hint("build it again with `farmhand plugin build`")
     })?;
     let package: &'static str = stamp.package().to_owned().leak();
     let offer = (declaration.start)(&THIS_HOST, package).map_err(|error| error.context(format_args!("`{}`", path.display())))?;

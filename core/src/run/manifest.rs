@@ -21,6 +21,9 @@ pub struct Manifest {
     /// The commit of every model taken from the Hugging Face hub, by the name it was asked for. The run stays with these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, String>,
+    /// SHA-256 of every plugin that was loaded, by package: those of the command that ran last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, String>,
     /// The finished stages by name.
     pub stages: BTreeMap<String, StageRecord>,
 }
@@ -42,6 +45,7 @@ impl Default for Manifest {
             format: MANIFEST_FORMAT,
             farmhand: env!("CARGO_PKG_VERSION").to_owned(),
             models: BTreeMap::new(),
+            plugins: BTreeMap::new(),
             stages: BTreeMap::new(),
         }
     }

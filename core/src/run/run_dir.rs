@@ -97,6 +97,22 @@ impl RunDir {
         self.manifest.write(&self.path.join("manifest.json"))
     }
 
+    /// Notes the plugins that are loaded, SHA-256 by package. Gives back those that were another file when the run was here before:
+    /// what is finished was made by the earlier one.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn record_plugins(&mut self, plugins: &BTreeMap<String, String>) -> Result<Vec<String>> {
+        let old = &self.manifest.plugins;
+        let changed = plugins.iter().filter(|(name, hash)| old.get(*name).is_some_and(|old| old != *hash));
+        let changed = changed.map(|(name, _)| name.clone()).collect();
+        if old != plugins {
+            self.manifest.plugins = plugins.clone();
+            self.manifest.write(&self.path.join("manifest.json"))?;
+        }
+        Ok(changed)
+    }
+
     /// Where a stage stands.
     ///
     /// # Errors
@@ -357,6 +373,19 @@ mod tests {
         drop(run);
         let run = RunDir::open(dir.path()).expect("opened");
         assert_eq!(run.models().keys().collect::<Vec<_>>(), ["o/a", "o/b"]);
+        assert!(run.manifest.stages.contains_key("sft"));
+    }
+
+    #[test]
+    fn a_plugin_that_is_another_file_than_before_is_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let with = |hash: &str| BTreeMap::from([("mine".to_owned(), hash.to_owned())]);
+        let mut run = finished(dir.path());
+        assert!(run.record_plugins(&with("1")).expect("recorded").is_empty());
+        assert!(run.record_plugins(&with("1")).expect("recorded").is_empty());
+        drop(run);
+        let mut run = RunDir::open(dir.path()).expect("opened");
+        assert_eq!(run.record_plugins(&with("2")).expect("recorded"), ["mine"]);
         assert!(run.manifest.stages.contains_key("sft"));
     }
 

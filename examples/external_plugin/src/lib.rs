@@ -169,6 +169,9 @@ fn losses(ratios: &LogRatios, beta: f64, length_weight: f64) -> Tensor {
 // ANCHOR_END: loss
 
 // ANCHOR: tests
+
+farmhand_core::export_plugin!();
+
 #[cfg(test)]
 mod tests {
     use farmhand_plugins::rl::pairwise::PairwiseLink;

@@ -13,6 +13,7 @@ mod judgements;
 mod leaderboard;
 mod pages;
 mod parse;
+mod plugin;
 mod query;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use judgements::*;
 pub use leaderboard::*;
 pub use pages::*;
 pub use parse::parse;
+pub use plugin::*;
 pub use query::*;
 
 /// Learn from feedback on a language model's answers, evaluate, and draw the comparison.
@@ -48,6 +50,10 @@ pub struct Cli {
     /// No progress bars and no notes; errors still appear.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+
+    /// Load a plugin, or every `.so` in a folder. May be repeated.
+    #[arg(long = "plugin", value_name = "PATH", global = true)]
+    pub plugins: Vec<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -105,6 +111,8 @@ pub enum Command {
     Describe(DescribeArgs),
     /// Write a commented configuration to start from.
     Init(InitArgs),
+    /// Components of your own as shared libraries: write, compile, check.
+    Plugin(PluginArgs),
     /// Measure tokens/s, utilisation and memory of every phase on this machine.
     Bench(BenchArgs),
     /// Estimate what fits into how much memory, from a model's config.json alone.

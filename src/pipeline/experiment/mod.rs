@@ -17,10 +17,11 @@ use std::path::{Path, PathBuf};
 use farmhand_annotators::tie_if_identical::TieIfIdentical;
 use farmhand_core::config::{ExperimentConfig, ModelSource};
 use farmhand_core::data::{self, PairsPerInstruction, ReadOptions};
-use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus};
+use farmhand_core::plugin::{LoadedPlugin, loaded_plugins};
+use farmhand_core::run::{RunDir, StageDir, StagePlan, StageStatus, hash_path};
 use farmhand_core::types::{Completion, Instruction};
 use farmhand_core::{
-    BuildContext, Checkpoint, Error, FeedbackKind, LearnerInputs, PolicySpec, Result, RewardModelSpec, RunContext,
+    BuildContext, Checkpoint, Error, EventSink as _, FeedbackKind, LearnerInputs, PolicySpec, Result, RewardModelSpec, RunContext,
 };
 use serde_json::{Value, json};
 
@@ -86,6 +87,7 @@ impl<'a> Experiment<'a> {
     /// # Errors
     /// What a stage reports; everything finished before stays.
     pub fn run(&mut self) -> Result<()> {
+        self.record_plugins()?;
         self.prepare_data()?;
         let base = self.base()?;
         let start = self.supervised(&base)?;
@@ -174,6 +176,18 @@ impl<'a> Experiment<'a> {
         let text = toml::to_string(&self.config)
             .map_err(|error| Error::other("the configuration cannot be written as TOML").with_source(error))?;
         self.run.write("run.toml", &text)
+    }
+
+    /// Notes the plugins in the manifest, and warns where one is not the file that it was.
+    fn record_plugins(&mut self) -> Result<()> {
+        let hash = |plugin: &&'static LoadedPlugin| Ok((plugin.package.clone(), hash_path(&plugin.path)?));
+        let plugins = loaded_plugins().iter().map(hash).collect::<Result<_>>()?;
+        for name in self.run.record_plugins(&plugins)? {
+            self.session.warn(&format!(
+                "the plugin `{name}` was built anew since this run was here; stages that are finished keep what the earlier one made"
+            ));
+        }
+        Ok(())
     }
 
     fn input(&self, path: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use farmhand_core::config::{Document, ExperimentConfig, LabelSource, MethodConfig, ScoreSource, trained_names};
+use farmhand_core::plugin::load_plugins;
 use farmhand_core::{BuildContext, FeedbackKind, LearnerSpec, Problem, Requirements, Result};
 use serde_json::Value;
 
@@ -14,10 +15,22 @@ use super::to_json;
 /// # Errors
 /// When it cannot be read or run.
 pub fn read_experiment(document: &Document) -> Result<ExperimentConfig> {
+    load_named_plugins(document)?;
     let config: ExperimentConfig = document.read_as()?;
     let mut problems = config.problems();
     problems.extend(requirement_problems(&config, document.path().parent().unwrap_or(Path::new(".")))?);
     if problems.is_empty() { Ok(config) } else { Err(document.problems_error(&problems)) }
+}
+
+/// Loads the plugins that the experiment names, before anything in it is looked up. What is not a list of paths is left to the check
+/// against the schema.
+fn load_named_plugins(document: &Document) -> Result<()> {
+    let base_dir = document.path().parent().unwrap_or(Path::new("."));
+    let named = document.values().get("plugins").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    for path in named {
+        load_plugins(&base_dir.join(path)).map_err(|error| error.context("`plugins`"))?;
+    }
+    Ok(())
 }
 
 /// What a learner needs, from its options alone.

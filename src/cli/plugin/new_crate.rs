@@ -1,0 +1,163 @@
+//! `farmhand plugin new`: a crate with a component that works.
+//!
+//! The component is the same template that `cargo xtask new` puts into the workspace; only where its parts come from differs.
+
+use std::path::{Path, PathBuf};
+
+use farmhand_core::run::write_atomic;
+use farmhand_core::{Error, Result};
+use serde_json::json;
+
+use super::sources;
+use crate::cli::args::{Cli, PluginKind, PluginNewArgs};
+
+/// A kind of component as a crate of its own.
+struct Shape {
+    /// The component's file as it stands in the workspace.
+    template: &'static str,
+    /// Farmhand's crates it is built of, by folder; the last is the one it stands in there, `crate` in the template.
+    crates: &'static [&'static str],
+    /// What the kind is called in configurations.
+    key: &'static str,
+}
+
+fn shape(kind: PluginKind) -> Shape {
+    macro_rules! template {
+        ($key:literal, $crates:expr) => {
+            Shape { template: include_str!(concat!("../../../xtask/templates/", $key, ".rs")), crates: $crates, key: $key }
+        };
+    }
+    match kind {
+        PluginKind::Learner => template!("learner", &["core", "models", "plugins"]),
+        PluginKind::Policy => template!("policy", &["core", "plugins"]),
+        PluginKind::RewardModel => template!("reward_model", &["core", "plugins"]),
+        PluginKind::Annotator => template!("annotator", &["core", "annotators"]),
+        PluginKind::Evaluator => template!("evaluator", &["core", "evaluators"]),
+    }
+}
+
+/// Writes the crate; a folder that holds anything is left alone.
+pub(super) fn new(args: &PluginNewArgs, cli: &Cli) -> Result<()> {
+    let name = args.name.as_str();
+    check_name(name)?;
+    let sources = sources(args.farmhand.as_deref())?;
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(name));
+    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::invalid_config(format!("`{}` exists and is left alone", dir.display()))
+            .with_hint("choose another folder with `--dir DIR`"));
+    }
+    let shape = shape(args.kind);
+    let package = name.replace('_', "-");
+    let manifest = dir.join("Cargo.toml");
+    write(&dir.join("src/lib.rs"), &library(&shape, name))?;
+    write(&dir.join(".gitignore"), "/target\n/*.so\n")?;
+    write(&manifest, &manifest_text(&shape, &package, &sources))?;
+    if cli.json {
+        return crate::cli::print_json(&json!({ "dir": dir, "package": package, "kind": shape.key, "name": name }));
+    }
+    let shown = dir.display();
+    crate::cli::print(&format!(
+        "wrote {shown}/src/lib.rs, a {} that works as it is; next:
+
+  1. put your own into {shown}/src/lib.rs: it says what goes where
+  2. farmhand plugin build {shown}
+  3. farmhand --plugin {shown} describe {name}
+  4. name it in an experiment: plugins = [\"{shown}\"], and below it {}.{name} = {{ … }}
+",
+        shape.key.replace('_', " "),
+        shape.key
+    ))
+}
+
+/// A name is snake_case and begins with a letter.
+fn check_name(name: &str) -> Result<()> {
+    let letters = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let shape = name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('_') && !name.contains("__");
+    if letters && shape && (2..=40).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid_config(format!("`{name}` is no name for a component"))
+        .with_hint("lower-case words joined by `_`, as `my_method`; 2 to 40 characters, the first a letter"))
+}
+
+/// `my_method` is `MyMethod`.
+fn type_name(name: &str) -> String {
+    let capitalised = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
+    name.split('_').filter(|word| !word.is_empty()).map(capitalised).collect()
+}
+
+fn library(shape: &Shape, name: &str) -> String {
+    let generic = format!("template_{}", shape.key);
+    let home = shape.crates.last().expect("a crate it stands in");
+    let text = shape.template.replace(&generic, name).replace(&type_name(&generic), &type_name(name));
+    let text = text.replace("use crate::", &format!("use farmhand_{home}::"));
+    // Tests stay last, as everywhere.
+    let (component, tests) = text.split_once("\n#[cfg(test)]\n").unwrap_or((&text, ""));
+    format!("{}\n\nfarmhand_core::export_plugin!();\n\n#[cfg(test)]\n{tests}", component.trim_end())
+}
+
+/// What the template names besides farmhand's crates, with the versions farmhand uses.
+fn manifest_text(shape: &Shape, package: &str, sources: &Path) -> String {
+    const OTHERS: [(&str, &str); 6] = [
+        ("async_trait", "async-trait = \"0.1\""),
+        ("schemars", "schemars = \"1\""),
+        ("serde::", "serde = { version = \"1\", features = [\"derive\"] }"),
+        ("serde_json", "serde_json = { version = \"1\", features = [\"float_roundtrip\"] }"),
+        ("tch::", "tch = { version = \"=0.24.0\", default-features = false }"),
+        ("typetag", "typetag = \"0.2\""),
+    ];
+    let toml_text = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+    let mut text = format!(
+        "[package]\nname = \"{package}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n[lib]\n# `cdylib`: what `farmhand --plugin` \
+         loads. `rlib`: what a program of your own links.\ncrate-type = [\"cdylib\", \"rlib\"]\n\n[dependencies]\n"
+    );
+    for folder in shape.crates {
+        text += &format!("farmhand-{folder} = {{ path = {} }}\n", toml_text(&sources.join(folder)));
+    }
+    for (_, line) in OTHERS.iter().filter(|(word, _)| shape.template.contains(word)) {
+        text += &format!("{line}\n");
+    }
+    text + "\n# Not a member of a workspace above it.\n[workspace]\n"
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+    }
+    write_atomic(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::io("write", path, error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crate_names_what_its_component_needs() {
+        for (kind, home, tensors) in [
+            (PluginKind::Learner, "farmhand_plugins", true),
+            (PluginKind::Policy, "farmhand_plugins", false),
+            (PluginKind::RewardModel, "farmhand_plugins", false),
+            (PluginKind::Annotator, "farmhand_annotators", false),
+            (PluginKind::Evaluator, "farmhand_evaluators", false),
+        ] {
+            let shape = shape(kind);
+            let library = library(&shape, "my_method");
+            assert!(library.contains(&format!("use {home}::")) && !library.contains("crate::"), "{library}");
+            assert!(library.contains("struct MyMethodConfig") && !library.to_lowercase().contains("template"), "{library}");
+            assert_eq!(library.matches("export_plugin!()").count(), 1);
+            assert!(library.find("export_plugin!()") < library.find("#[cfg(test)]"), "tests stay last");
+            let manifest: toml::Table = manifest_text(&shape, "my-method", Path::new("/some \"where\"")).parse().expect("TOML");
+            let needs = manifest["dependencies"].as_table().expect("a table");
+            assert_eq!(needs["farmhand-core"]["path"].as_str(), Some("/some \"where\"/core"));
+            assert_eq!((needs.contains_key("tch"), needs.contains_key("async-trait")), (tensors, kind == PluginKind::Annotator));
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_modules_are_refused() {
+        for name in ["", "a", "My", "my-method", "_a", "a_", "a__b", "1a", "ä_b"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        assert!(check_name("my_method2").is_ok());
+    }
+}
