@@ -53,6 +53,8 @@ pub(super) fn read_each(path: &Path, taker: &mut impl Take) -> Result<bool> {
     }
     if head.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         let mut bytes = head;
+        // A packed file needs more, which is no harm.
+        bytes.reserve(std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(0)));
         reader.read_to_end(&mut bytes).map_err(io)?;
         return list(path, &bytes, taker).map(|()| true);
     }

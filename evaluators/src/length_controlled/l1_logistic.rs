@@ -5,6 +5,8 @@
 //! coordinate descent and is shortened until the objective falls. With a handful of features it takes about ten steps to the
 //! last digits, where liblinear, which scikit-learn and so AlpacaEval uses, stops at a tolerance of 1e-4.
 
+use super::uncertainty::solve;
+
 /// Newton steps at most; ten are usual, and the penalty keeps separable data finite.
 const MOST_STEPS: usize = 200;
 /// Rounds of coordinate descent inside a step, at most.
@@ -14,6 +16,12 @@ const MOST_HALVINGS: i32 = 60;
 /// From a step this small against the weights on, Newton's method converges by itself, and the objective's last digits, lost in
 /// rounding, would only hold it up.
 const SMALL_STEP: f64 = 1e-5;
+/// A step that moves no logit by more than this needs no shortening. Where logits move by at most D, the loss stays below its
+/// second-order model with the quadratic part 2·(e^D − D − 1) / D² times as large (Bach, 2010, *Self-concordant analysis for
+/// logistic regression*, proposition 1), so that at D = 1 at least 28 % of the fall that the slope promises is certain.
+const SAFE_MOVE: f64 = 1.0;
+/// Features of a row at most.
+pub const MOST_FEATURES: usize = 8;
 
 /// The rows to fit.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,12 +34,18 @@ pub struct Rows {
     targets: Vec<f64>,
     /// How much a row counts, > 0: `[rows]`.
     weights: Vec<f64>,
+    /// The largest absolute value of each feature: `[features]`.
+    largest: Vec<f64>,
 }
 
 impl Rows {
     /// No rows yet, of so many features each.
+    ///
+    /// # Panics
+    /// When there are no features, or more than [`MOST_FEATURES`].
     pub fn new(n_features: usize) -> Self {
-        Self { n_features, ..Self::default() }
+        assert!((1..=MOST_FEATURES).contains(&n_features), "{n_features} features");
+        Self { n_features, largest: vec![0.0; n_features], ..Self::default() }
     }
 
     /// Adds a row.
@@ -41,6 +55,7 @@ impl Rows {
     pub fn push(&mut self, features: &[f64], target: f64, weight: f64) {
         assert_eq!(features.len(), self.n_features, "features of a row");
         self.features.extend_from_slice(features);
+        self.largest.iter_mut().zip(features).for_each(|(largest, feature)| *largest = largest.max(feature.abs()));
         self.targets.push(target);
         self.weights.push(weight);
     }
@@ -82,48 +97,13 @@ impl Rows {
 
     /// What is minimised: |w|₁ + C × [`Rows::weighted_loss`].
     pub fn objective(&self, c: f64, w: &[f64]) -> f64 {
-        w.iter().map(|weight| weight.abs()).sum::<f64>() + c * self.weighted_loss(w)
+        penalty(w) + c * self.weighted_loss(w)
     }
 
     /// The weights at the optimum for `c` > 0: `[features]`, starting from `start`.
     pub fn fit(&self, c: f64, start: &[f64]) -> Vec<f64> {
-        let mut w = start.to_vec();
-        let mut here = self.survey(c, &w);
-        let mut last_size = f64::INFINITY;
-        for _ in 0..MOST_STEPS {
-            let step = penalised_step(&w, &here.gradient, &here.hessian);
-            let size = step.iter().fold(0.0_f64, |size, d| size.max(d.abs()));
-            let scale = w.iter().fold(1.0_f64, |scale, w| scale.max(w.abs()));
-            let is_close = size <= SMALL_STEP * scale;
-            // Steps that no longer shrink are rounding.
-            if size == 0.0 || (is_close && size >= last_size) {
-                break;
-            }
-            last_size = if is_close { size } else { f64::INFINITY };
-            if is_close {
-                w = ahead(&w, &step, 1.0);
-                here = self.survey(c, &w);
-            } else {
-                match self.shortened(c, &w, &step, &here) {
-                    Some(there) => (w, here) = there,
-                    None => break,
-                }
-            }
-        }
-        w
-    }
-
-    /// The weights after as much of the step as makes the objective fall by a part of what the slope promises, and what is there.
-    fn shortened(&self, c: f64, w: &[f64], step: &[f64], here: &Survey) -> Option<(Vec<f64>, Survey)> {
-        let penalty = |w: &[f64]| w.iter().map(|w| w.abs()).sum::<f64>();
-        let fall = dot(&here.gradient, step) + penalty(&ahead(w, step, 1.0)) - penalty(w);
-        let lengths = (0..MOST_HALVINGS).map(|halvings| 0.5_f64.powi(halvings));
-        let mut tried = lengths.map(|t| {
-            let there = ahead(w, step, t);
-            let found = self.survey(c, &there);
-            (t, there, found)
-        });
-        tried.find(|(t, _, found)| found.objective <= here.objective + 1e-4 * t * fall).map(|(_, there, found)| (there, found))
+        let problem = Problem { parts: &[self], c };
+        problem.descend(start, problem.survey(start), 0.0).weights
     }
 
     /// The gradient of C × the weighted loss of row `i`: `[features]`.
@@ -138,51 +118,143 @@ impl Rows {
         of.iter().flat_map(|j| of.iter().map(|k| hessian[j * self.n_features + k]).collect::<Vec<_>>()).collect()
     }
 
-    /// Everything about a point, in one pass over the rows.
+    /// Slope and curvature at a point, in one pass over the rows.
     fn survey(&self, c: f64, w: &[f64]) -> Survey {
-        let p = self.n_features;
-        let (mut loss, mut gradient, mut hessian) = (0.0, vec![0.0; p], vec![0.0; p * p]);
-        let rows = self.features.chunks_exact(p.max(1)).zip(&self.targets).zip(&self.weights);
-        for ((row, target), weight) in rows {
-            let z = dot(w, row);
-            let e = (-z.abs()).exp();
-            let q = if z >= 0.0 { 1.0 } else { e } / (1.0 + e);
-            loss += weight * (z.max(0.0) + e.ln_1p() - target * z);
-            let slope = c * weight * (q - target);
-            let curvature = c * weight * q * (1.0 - q);
-            for (j, f) in row.iter().enumerate() {
-                gradient[j] += slope * f;
-                let along = curvature * f;
-                for (sum, other) in hessian[j * p..=j * p + j].iter_mut().zip(row) {
-                    *sum += along * other;
+        match self.n_features {
+            1 => self.survey_of::<1>(c, w),
+            2 => self.survey_of::<2>(c, w),
+            3 => self.survey_of::<3>(c, w),
+            4 => self.survey_of::<4>(c, w),
+            5 => self.survey_of::<5>(c, w),
+            6 => self.survey_of::<6>(c, w),
+            7 => self.survey_of::<7>(c, w),
+            _ => self.survey_of::<MOST_FEATURES>(c, w),
+        }
+    }
+
+    /// [`Rows::survey`] with the number of features known, so that all sums stay in registers.
+    fn survey_of<const P: usize>(&self, c: f64, w: &[f64]) -> Survey {
+        let w: [f64; P] = std::array::from_fn(|j| w[j]);
+        let (mut gradient, mut hessian) = ([0.0; P], [[0.0; P]; P]);
+        let (rows, _) = self.features.as_chunks::<P>();
+        for ((row, target), weight) in rows.iter().zip(&self.targets).zip(&self.weights) {
+            let mut z = 0.0;
+            for j in 0..P {
+                z += w[j] * row[j];
+            }
+            let q = sigmoid(z);
+            let (slope, curvature) = (weight * (q - target), weight * q * (1.0 - q));
+            for j in 0..P {
+                gradient[j] += slope * row[j];
+                let along = curvature * row[j];
+                for k in 0..=j {
+                    hessian[j][k] += along * row[k];
                 }
             }
         }
-        for j in 0..p {
-            for k in 0..j {
-                hessian[k * p + j] = hessian[j * p + k];
-            }
-        }
-        let penalty = w.iter().map(|weight| weight.abs()).sum::<f64>();
-        Survey { objective: penalty + c * loss, gradient, hessian }
+        let at = |place: usize| c * hessian[(place / P).max(place % P)][(place / P).min(place % P)];
+        Survey { gradient: gradient.map(|sum| c * sum).to_vec(), hessian: (0..P * P).map(at).collect() }
     }
 }
 
-/// What is known of a point.
+/// What is minimised over several sets of rows of the same features: |w|₁ + C × their weighted loss.
+pub(super) struct Problem<'r> {
+    /// The rows.
+    pub(super) parts: &'r [&'r Rows],
+    /// The strength C > 0.
+    pub(super) c: f64,
+}
+
+/// Where a descent ended.
+pub(super) struct Descent {
+    /// The weights: `[features]`.
+    pub(super) weights: Vec<f64>,
+    /// The weights that were looked at last, one step before: `[features]`.
+    pub(super) before: Vec<f64>,
+}
+
+impl Problem<'_> {
+    /// Slope and curvature at a point.
+    pub(super) fn survey(&self, w: &[f64]) -> Survey {
+        let mut sum = Survey::nothing(w.len());
+        self.parts.iter().for_each(|rows| sum.add(1.0, &rows.survey(self.c, w)));
+        sum
+    }
+
+    fn objective(&self, w: &[f64]) -> f64 {
+        penalty(w) + self.c * self.parts.iter().map(|rows| rows.weighted_loss(w)).sum::<f64>()
+    }
+
+    /// Goes from `start`, of which `here` is known, down to the optimum: until a step, measured against the weights, is at most
+    /// `enough`, which leaves about its square; with 0 to the last digits.
+    pub(super) fn descend(&self, start: &[f64], mut here: Survey, enough: f64) -> Descent {
+        let (mut w, mut before) = (start.to_vec(), start.to_vec());
+        let mut last_size = f64::INFINITY;
+        for _ in 0..MOST_STEPS {
+            let step = penalised_step(&w, &here.gradient, &here.hessian);
+            let size = step.iter().fold(0.0_f64, |size, d| size.max(d.abs()));
+            let scale = w.iter().fold(1.0_f64, |scale, w| scale.max(w.abs()));
+            let is_close = size <= SMALL_STEP * scale;
+            before.clone_from(&w);
+            // Steps that no longer shrink are rounding.
+            if size == 0.0 || (is_close && size >= last_size) {
+                break;
+            }
+            last_size = if is_close { size } else { f64::INFINITY };
+            let t = if is_close || self.largest_move(&step) <= SAFE_MOVE { Some(1.0) } else { self.shortened(&w, &step, &here) };
+            let Some(t) = t else { break };
+            w = ahead(&w, &step, t);
+            if size <= enough * scale {
+                break;
+            }
+            here = self.survey(&w);
+        }
+        Descent { weights: w, before }
+    }
+
+    /// No row's logit moves further than this.
+    fn largest_move(&self, step: &[f64]) -> f64 {
+        let of = |rows: &&Rows| step.iter().zip(&rows.largest).map(|(d, largest)| d.abs() * largest).sum::<f64>();
+        self.parts.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// How much of the step makes the objective fall by a part of what the slope promises.
+    fn shortened(&self, w: &[f64], step: &[f64], here: &Survey) -> Option<f64> {
+        let fall = dot(&here.gradient, step) + penalty(&ahead(w, step, 1.0)) - penalty(w);
+        let height = self.objective(w);
+        let mut lengths = (0..MOST_HALVINGS).map(|halvings| 0.5_f64.powi(halvings));
+        lengths.find(|t| self.objective(&ahead(w, step, *t)) <= height + 1e-4 * t * fall)
+    }
+}
+
+/// Slope and curvature of C × the weighted loss at a point.
 #[derive(Debug, Clone)]
-struct Survey {
-    /// The penalty and C × the weighted loss.
-    objective: f64,
-    /// Of C × the weighted loss: `[features]`.
+pub(super) struct Survey {
+    /// `[features]`.
     gradient: Vec<f64>,
-    /// Of C × the weighted loss: `[features, features]`.
+    /// `[features, features]`.
     hessian: Vec<f64>,
 }
 
-/// The step d that minimises g·d + ½ d·H·d + |w + d|₁, by coordinate descent.
+impl Survey {
+    /// That of no rows.
+    pub(super) fn nothing(n_features: usize) -> Self {
+        Self { gradient: vec![0.0; n_features], hessian: vec![0.0; n_features * n_features] }
+    }
+
+    /// Adds `times` the slope and curvature of other rows at the same point.
+    pub(super) fn add(&mut self, times: f64, other: &Self) {
+        self.gradient.iter_mut().zip(&other.gradient).for_each(|(sum, x)| *sum += times * x);
+        self.hessian.iter_mut().zip(&other.hessian).for_each(|(sum, x)| *sum += times * x);
+    }
+}
+
+/// The step d that minimises g·d + ½ d·H·d + |w + d|₁: coordinate descent until the signs of w + d stay, then the solution for
+/// those signs where it keeps them.
 fn penalised_step(w: &[f64], gradient: &[f64], hessian: &[f64]) -> Vec<f64> {
     let p = w.len();
     let mut step = vec![0.0; p];
+    let mut last_signs = Vec::new();
     for _ in 0..MOST_ROUNDS {
         let mut largest = 0.0_f64;
         for j in 0..p {
@@ -194,12 +266,42 @@ fn penalised_step(w: &[f64], gradient: &[f64], hessian: &[f64]) -> Vec<f64> {
             largest = largest.max((there - here).abs());
             step[j] = there - w[j];
         }
-        let scale = w.iter().zip(&step).fold(1.0_f64, |scale, (w, d)| scale.max((w + d).abs()));
+        let there = ahead(w, &step, 1.0);
+        let scale = there.iter().fold(1.0_f64, |scale, there| scale.max(there.abs()));
         if largest <= 1e-16 * scale {
             break;
         }
+        let signs: Vec<f64> = there.iter().map(|x| if *x == 0.0 { 0.0 } else { x.signum() }).collect();
+        if signs == last_signs {
+            if let Some(solved) = step_of_signs(w, gradient, hessian, &signs) {
+                return solved;
+            }
+        }
+        last_signs = signs;
     }
     step
+}
+
+/// The step d that minimises the same where w + d has the given signs (0: is zero); `None` where that is not the minimum.
+fn step_of_signs(w: &[f64], gradient: &[f64], hessian: &[f64], signs: &[f64]) -> Option<Vec<f64>> {
+    let p = w.len();
+    let row = |j: usize| &hessian[j * p..(j + 1) * p];
+    let active: Vec<usize> = (0..p).filter(|j| signs[*j] != 0.0).collect();
+    let curvature = active.iter().flat_map(|j| active.iter().map(|k| row(*j)[*k])).collect();
+    let pull = active.iter().map(|j| dot(row(*j), w) - gradient[*j] - signs[*j]).collect();
+    let mut there = vec![0.0; p];
+    active.iter().zip(solve(curvature, pull)?).for_each(|(j, x)| there[*j] = x);
+    let step: Vec<f64> = there.iter().zip(w).map(|(there, w)| there - w).collect();
+    let is_kept = |j: usize| match signs[j] {
+        0.0 => (gradient[j] + dot(row(j), &step)).abs() <= 1.0,
+        sign => there[j] * sign > 0.0,
+    };
+    (0..p).all(is_kept).then_some(step)
+}
+
+/// |w|₁.
+fn penalty(w: &[f64]) -> f64 {
+    w.iter().map(|weight| weight.abs()).sum()
 }
 
 /// The point that lies `t` of the step away.
@@ -218,7 +320,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// 1 / (1 + e^−z), exact to the last digits at both ends.
 pub fn sigmoid(z: f64) -> f64 {
-    if z >= 0.0 { 1.0 / (1.0 + (-z).exp()) } else { z.exp() / (1.0 + z.exp()) }
+    let e = (-z.abs()).exp();
+    if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
 }
 
 /// The log loss of the logit `z` against the probability `y`, in nats: log(1 + e^z) − y z.
