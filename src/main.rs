@@ -1,16 +1,20 @@
-//! The command `farmhand`: reads the command line, answers help and mistakes at once, and hands work to
-//! `farmhand-engine`, the same command with libtorch. Loading libtorch takes half a second; `--help` must not.
+//! The command `farmhand`: reads the command line, answers help and mistakes at once, makes tables out of files itself, and hands
+//! what may need a model to `farmhand-engine`, the same command with libtorch, whose loading takes longer than a leaderboard.
 
-#[path = "cli/args/mod.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the engine reads the fields")]
-mod args;
+#[path = "cli/tables.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the engine reads the other fields")]
+mod cli;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
-    if let Err(code) = args::parse() {
+    let cli = match cli::args::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    if let Some(code) = cli::main(&cli) {
         return code;
     }
     let engine = engine_path();

@@ -14,7 +14,7 @@
 //! * [`compare`]: whether the difference of two models is real.
 //! * [`charts`]: win rates, length against win rate, curves over steps.
 //! * [`write_report`], [`write_report_of_runs`]: the page with everything on it, Markdown and tables of one or several runs.
-//! * [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
+//! * [`read_options`], [`read_parquet_records`], [`write_parquet_records`]: data files in Parquet as JSON records.
 
 pub mod charts;
 
@@ -52,7 +52,7 @@ pub use judges::{
 pub use leaderboard::{Entry, Leaderboard};
 pub use length_control::{ControlledLengths, DifficultySource, Join, LengthControl, PublishedLengthControl, WeightTable};
 pub use paired::{PairedDifference, paired_differences};
-pub use parquet::{Record, read_parquet_records, write_parquet_records};
+pub use parquet::{Record, read_options, read_parquet_records, write_parquet_records};
 pub use repetitions::Repetitions;
 pub use report::{ReportSummary, write_report, write_report_of_runs};
 pub use run_files::{AnswerScores, MeasuredRewardModel, ModelFiles, RunFiles, Scalars, read_reports};

@@ -16,6 +16,7 @@ mod label;
 mod learn;
 mod list;
 mod option_table;
+mod output;
 mod paper_index;
 mod plugin;
 mod query;
@@ -29,23 +30,18 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use farmhand_core::{Error, Result};
+use farmhand_core::Result;
 
 pub use terminal::Terminal;
 
 use args::{Cli, Command};
+use output::{exit_code, print, print_json};
 
 /// Does what the command line says; prints errors with their hint. Exit codes: 0 done, 1 failed, 130 stopped by the user.
 pub fn main(cli: &Cli) -> ExitCode {
     let terminal = Terminal::new(cli.quiet);
     let loaded = cli.plugins.iter().try_for_each(|path| farmhand_core::plugin::load_plugins(path));
-    match loaded.and_then(|()| do_command(cli, terminal)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report_error(&error, cli.json);
-            ExitCode::from(if error.is_cancelled() { 130 } else { 1 })
-        }
-    }
+    exit_code(loaded.and_then(|()| do_command(cli, terminal)), cli)
 }
 
 fn do_command(cli: &Cli, terminal: Terminal) -> Result<()> {
@@ -76,41 +72,4 @@ fn do_command(cli: &Cli, terminal: Terminal) -> Result<()> {
         Command::Bench(args) => bench::run(args, cli, terminal),
         Command::Estimate(args) => estimate::estimate(args, cli),
     }
-}
-
-fn report_error(error: &Error, json: bool) {
-    if json {
-        let value =
-            serde_json::json!({ "error": { "kind": error.kind().label(), "message": error.to_string(), "hint": error.hint() } });
-        terminal::print_line(&value.to_string());
-        return;
-    }
-    terminal::print_line(&format!("error: {error}"));
-    if let Some(hint) = error.hint() {
-        terminal::print_line(&format!("hint: {hint}"));
-    }
-}
-
-/// Prints data on stdout. A reader that went away (`| head`) is no error.
-///
-/// # Errors
-/// When stdout cannot be written for another reason.
-fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write", std::path::Path::new("stdout"), error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Prints a value as one JSON document on stdout.
-///
-/// # Errors
-/// When stdout cannot be written.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::other("the result is not JSON").with_source(error))?;
-    print(&format!("{text}\n"))
 }

@@ -10,7 +10,7 @@ use farmhand_core::{AnnotatorSpec, BuildContext, FindModel, Forecast, Result, Ru
 use serde::Serialize;
 
 use super::annotate::forecast;
-use super::split_data::read_options;
+use super::read_options;
 use crate::cache_dir::cache_dir;
 
 /// Characters of an instruction that is not there yet.

@@ -16,6 +16,8 @@ mod score;
 mod session;
 mod split_data;
 
+pub use farmhand_analysis::read_options;
+
 pub use annotate::{AnnotationSummary, annotate, describe_forecast, forecast, write_preferences};
 pub use estimate::{EstimateOptions, EstimatedTraining, estimate_sampling, estimate_training, read_model_config};
 pub use evaluate::{comparisons_against, measure, rewards};
@@ -26,4 +28,3 @@ pub use learn::{OwnedFeedback, learn, note_left_out};
 pub use plan::{PlannedStage, RunPlan, plan};
 pub use score::{PairScores, ScoredRecord, score_pairs, score_pairs_by, score_records};
 pub use session::{CANCEL, Session, TokioExecutor};
-pub use split_data::read_options;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use farmhand_analysis::read_options;
 use farmhand_core::config::{DataConfig, SPLITS};
-use farmhand_core::data::{self, BadRecords, ReadOptions, Share};
+use farmhand_core::data::{self, ReadOptions, Share};
 use farmhand_core::types::Demonstration;
 use farmhand_core::{Error, Result, RunContext};
 
@@ -46,10 +47,4 @@ fn read(path: &Path, options: &ReadOptions, ctx: &RunContext<'_>) -> Result<Vec<
     let (demonstrations, report) = data::read_demonstrations(path, options)?;
     note_left_out(&report, ctx);
     Ok(demonstrations)
-}
-
-/// How files are read: every format, Parquet included.
-pub fn read_options(skip_bad_records: bool) -> ReadOptions {
-    let bad_records = if skip_bad_records { BadRecords::Skip } else { BadRecords::Stop };
-    ReadOptions { bad_records, parquet: Some(farmhand_analysis::read_parquet_records), scale: None }
 }

@@ -6,7 +6,7 @@ mod values;
 mod write;
 
 pub(crate) use file::ParquetFile;
-pub use read::read_parquet_records;
+pub use read::{read_options, read_parquet_records};
 pub(crate) use values::json_values;
 pub(crate) use write::described;
 pub use write::write_parquet_records;

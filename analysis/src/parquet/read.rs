@@ -5,6 +5,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use farmhand_core::Result;
+use farmhand_core::data::{BadRecords, ReadOptions};
 
 use super::Record;
 use super::file::ParquetFile;
@@ -18,6 +19,12 @@ use super::values::json_values;
 pub fn read_parquet_records(path: &Path) -> Result<Vec<Record>> {
     let file: ParquetFile<File> = ParquetFile::open(path)?;
     records(&file, path)
+}
+
+/// How data files are read: every format, Parquet included.
+pub fn read_options(skip_bad_records: bool) -> ReadOptions {
+    let bad_records = if skip_bad_records { BadRecords::Skip } else { BadRecords::Stop };
+    ReadOptions { bad_records, parquet: Some(read_parquet_records), scale: None }
 }
 
 fn records<R: Read + Seek>(file: &ParquetFile<R>, path: &Path) -> Result<Vec<Record>> {

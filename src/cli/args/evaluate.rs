@@ -56,3 +56,10 @@ pub enum EvaluateCommand {
     /// Whether the ranking of methods under one annotator holds under another.
     Transfer(Box<TransferArgs>),
 }
+
+impl EvaluateArgs {
+    /// Whether a leaderboard out of files is asked for, which needs no model.
+    pub fn is_leaderboard(&self) -> bool {
+        !self.leaderboard.annotations.is_empty() || self.leaderboard.from_weights.is_some()
+    }
+}

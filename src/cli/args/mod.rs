@@ -1,5 +1,5 @@
 //! The command line: every subcommand with its options and examples. Depends on clap and serde_json alone, for both binaries share it:
-//! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does the work.
+//! `farmhand` answers help and mistakes within milliseconds, `farmhand-engine` does what may need a model.
 
 mod agreement;
 mod annotate;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use farmhand_analysis::{
-    JudgeFiles, Order, PEOPLE, ReadJudges, judge_charts, judges_csv, judges_markdown, judges_terminal, read_judges, read_ranking,
+    JudgeFiles, Order, PEOPLE, ReadJudges, judge_charts, judges_csv, judges_markdown, judges_terminal, read_judges, read_options,
+    read_ranking,
 };
 use farmhand_annotators::seeding::is_switched_in_alpaca_eval;
 use farmhand_core::types::Judgement;
@@ -17,7 +18,6 @@ use serde_json::json;
 
 use crate::cli::Terminal;
 use crate::cli::args::{AnnotatorsArgs, Cli, ShownArg, TableFormat};
-use crate::pipeline::read_options;
 
 /// Prints what is known of judges.
 pub(super) fn annotators(args: &AnnotatorsArgs, cli: &Cli, terminal: &Terminal) -> Result<()> {

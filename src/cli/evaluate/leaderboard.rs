@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use farmhand_analysis::{
     ControlledLengths, DifficultySource, Duplicates, Join, Judge, JudgementTable, Leaderboard, LengthControl, Measure,
-    OutputLengths, PublishedLengthControl, Standings, StandingsOptions, TableOptions, WeightTable,
+    OutputLengths, PublishedLengthControl, Standings, StandingsOptions, TableOptions, WeightTable, read_options,
 };
 use farmhand_core::run::write_atomic;
 use farmhand_core::{Error, Event, EventSink, Result};
@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 
 use crate::cli::Terminal;
 use crate::cli::args::{Cli, CovariateArg, DuplicatesArg, EvaluateArgs, JoinArg, LayoutArg, LeaderboardArgs, MetricArg};
-use crate::pipeline::read_options;
 
-/// Prints the leaderboard of files of judgements.
+/// Prints the leaderboard of files of judgements, or of a file of weights.
 pub(super) fn leaderboard(args: &EvaluateArgs, cli: &Cli, terminal: &Terminal) -> Result<()> {
     let board = &args.leaderboard;
+    if let Some(weights) = &board.from_weights {
+        return from_weights(weights, board, cli);
+    }
     let options = options(args)?;
     let (table, outputs) = read(args, terminal)?;
     let started = Instant::now();
@@ -49,7 +51,7 @@ pub(super) fn leaderboard(args: &EvaluateArgs, cli: &Cli, terminal: &Terminal) -
 }
 
 /// Prints every model of a file of weights against one of them.
-pub(super) fn from_weights(path: &Path, board: &LeaderboardArgs, cli: &Cli) -> Result<()> {
+fn from_weights(path: &Path, board: &LeaderboardArgs, cli: &Cli) -> Result<()> {
     let Some(folder) = &board.lc_data else {
         return Err(Error::missing_input("`--from-weights` needs `--lc-data`, the folder of the difficulties to average over"));
     };

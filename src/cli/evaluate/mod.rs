@@ -17,11 +17,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, cli: &Cli, terminal: Terminal) -> Re
         Some(EvaluateCommand::Transfer(args)) => return transfer::compare(args, cli, &terminal),
         None => {}
     }
-    let board = &args.leaderboard;
-    if let Some(weights) = &board.from_weights {
-        return leaderboard::from_weights(weights, board, cli);
-    }
-    if !board.annotations.is_empty() {
+    if args.is_leaderboard() {
         return leaderboard::leaderboard(args, cli, &terminal);
     }
     answers::answers(args, cli, terminal)

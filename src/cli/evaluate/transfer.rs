@@ -1,13 +1,14 @@
 //! `farmhand evaluate transfer`: whether a ranking of methods under one annotator holds under another.
 
-use farmhand_analysis::{add_judged, read_rates, transfer_charts, transfer_csv, transfer_markdown, transfer_terminal};
+use farmhand_analysis::{
+    add_judged, read_options, read_rates, transfer_charts, transfer_csv, transfer_markdown, transfer_terminal,
+};
 use farmhand_core::{Error, EventSink, Result, Seed};
 use farmhand_evaluators::transfer::{Judged, Side, TableRow, Transfer, transfer, transfer_of_table};
 use serde_json::json;
 
 use crate::cli::Terminal;
 use crate::cli::args::{Cli, TableFormat, TransferArgs};
-use crate::pipeline::read_options;
 
 /// Prints win rates under two annotators and how far the rankings agree.
 pub(super) fn compare(args: &TransferArgs, cli: &Cli, terminal: &Terminal) -> Result<()> {

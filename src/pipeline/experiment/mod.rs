@@ -34,7 +34,7 @@ use self::reward_models::{FindTrained, TrainedModels};
 pub(super) use self::reward_models::{MEASURE, TrainingOrder, stage_name, stage_of};
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
-use super::{annotate, base_model, generate, given_comparisons, split_data};
+use super::{annotate, base_model, generate, given_comparisons, read_options, split_data};
 use crate::cache_dir::cache_dir;
 use crate::hub::{ModelName, Want};
 
@@ -291,7 +291,7 @@ impl<'a> Experiment<'a> {
         let files: Vec<PathBuf> = self.config.sample.comparisons.iter().map(|file| self.base_dir.join(file)).collect();
         let options = json!({ "comparisons": to_json(&self.config.sample.comparisons) });
         self.stage("sample", options, files.clone(), |config, ctx, _| {
-            let reading = split_data::read_options(config.data.skip_bad_records);
+            let reading = read_options(config.data.skip_bad_records);
             given_comparisons::take(&files, &reading, ctx)
         })?;
         Ok(())
