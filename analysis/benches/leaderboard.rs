@@ -3,7 +3,8 @@
 //!
 //! `ALPACA_EVAL_PYTHON=PYTHON cargo bench -p farmhand-analysis --bench leaderboard --profile dev`, after `cargo build --bins`.
 //! PYTHON is an interpreter with the package; without it farmhand is measured alone. `FARMHAND` names the program where it does not
-//! lie beside this one, `ALPACA_EVAL_DATA` the folder of data where it is not `../shared/data/alpaca_eval`, `ROUNDS` how often.
+//! lie beside this one, `ALPACA_EVAL_DATA` the folder of data where it is not `../shared/data/alpaca_eval`, `ROUNDS` how often. Told
+//! are the time that passes and the processor time, of all threads.
 //! The original annotation files are made of the compact ones first. Nothing is asked of the network.
 
 #![allow(clippy::print_stdout)]
@@ -35,9 +36,9 @@ fn main() {
     if python.is_none() {
         println!("alpaca_eval is skipped: `ALPACA_EVAL_PYTHON` names no interpreter that has it");
     }
-    let (mut ours, mut ratios) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        let (secs, board) = run(Command::new(farmhand()).args(["evaluate", "--annotations"]).args(&files).args([
+        let (cost, board) = run(Command::new(farmhand()).args(["evaluate", "--annotations"]).args(&files).args([
             "--lc-data".as_ref(),
             lc.as_os_str(),
             "--lc-join".as_ref(),
@@ -45,20 +46,28 @@ fn main() {
             "--format".as_ref(),
             "csv".as_ref(),
         ]));
-        ours.push(secs);
+        ours.push(cost);
         let Some(python) = &python else { continue };
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/leaderboard.py");
-        let (theirs, expected) =
+        let (slow, expected) =
             run(Command::new(python).arg(script).arg(lc.join("df_gamed.csv")).args(&files).env("HF_HUB_OFFLINE", "1"));
-        ratios.push(theirs / secs);
-        println!("round {}: farmhand {secs:.3} s, alpaca_eval {theirs:.3} s, {:.1} times", round + 1, theirs / secs);
+        theirs.push(slow);
+        println!("round {}: farmhand {:.3} s, alpaca_eval {:.3} s, {:.1} times", round + 1, cost[0], slow[0], slow[0] / cost[0]);
         if round == 0 {
             compare(&board, &expected);
         }
     }
-    println!("farmhand: {} models in {:.3} s (median of {rounds})", files.len(), median(&mut ours));
-    if !ratios.is_empty() {
-        println!("farmhand is {:.1} times as fast (median)", median(&mut ratios));
+    for (name, costs) in [("farmhand", &ours), ("alpaca_eval", &theirs)].into_iter().filter(|(_, costs)| !costs.is_empty()) {
+        let [secs, processor] = [0, 1].map(|k| median(costs.iter().map(|cost| cost[k])));
+        let least = costs.iter().map(|cost| cost[0]).fold(f64::INFINITY, f64::min);
+        println!(
+            "{name}: {} models in {secs:.3} s (median of {rounds}), {least:.3} s at best, {processor:.2} s of processor time",
+            files.len()
+        );
+    }
+    if !theirs.is_empty() {
+        let times = |k: usize| median(ours.iter().zip(&theirs).map(|(ours, theirs)| theirs[k] / ours[k]));
+        println!("farmhand is {:.1} times as fast (median), in processor time {:.1} times", times(0), times(1));
     }
 }
 
@@ -68,13 +77,21 @@ fn farmhand() -> PathBuf {
     std::env::var_os("FARMHAND").map_or_else(beside, PathBuf::from)
 }
 
-/// Seconds that a process takes from start to end, and what it prints.
-fn run(command: &mut Command) -> (f64, String) {
-    let started = Instant::now();
+/// What a process takes from start to end, in seconds that pass and in seconds of processors, and what it prints.
+fn run(command: &mut Command) -> ([f64; 2], String) {
+    let (started, before) = (Instant::now(), processor_secs_of_children());
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let secs = started.elapsed().as_secs_f64();
+    let cost = [started.elapsed().as_secs_f64(), processor_secs_of_children() - before];
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-    (secs, String::from_utf8(output.stdout).expect("text"))
+    (cost, String::from_utf8(output.stdout).expect("text"))
+}
+
+/// The processor time of all processes that were started here and have ended, in seconds: `cutime` and `cstime` of Linux, which
+/// counts hundredths.
+fn processor_secs_of_children() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(13).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// How far the two leaderboards are apart.
@@ -146,7 +163,8 @@ fn unpacked(path: &Path) -> String {
     text
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
