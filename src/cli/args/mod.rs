@@ -88,7 +88,7 @@ pub enum Command {
     /// Answer instructions, one answer each.
     Generate(GenerateArgs),
     /// Compare answers with a reference's, or measure finished judgements.
-    Evaluate(EvaluateArgs),
+    Evaluate(Box<EvaluateArgs>),
     /// How far raters agree, and how reliable each is: κ, α, intervals.
     Agreement(AgreementArgs),
     /// Say whether the difference between two models is real: interval, p value, and how many instructions it takes.
