@@ -7,8 +7,11 @@ use crate::csv_rows;
 use crate::number::{fixed, significant};
 use crate::table::{Align, Table};
 
-/// The numbers of each table for people: name, header, decimals.
-const TABLES: [(&str, &[(&str, &str, usize)]); 3] = [
+/// A number of a table: name, header, decimals.
+type Number = (&'static str, &'static str, usize);
+
+/// The numbers of each table for people, under its title.
+const TABLES: [(&str, &[Number]); 3] = [
     (
         "Agreement with people",
         &[
@@ -65,7 +68,7 @@ pub fn judges_markdown(reports: &[JudgeReport]) -> String {
 
 fn tables(reports: &[JudgeReport]) -> Vec<(&'static str, Table)> {
     let is_noisy = reports.iter().any(|report| report.noise > 0.0);
-    let of = |(index, (title, numbers)): (usize, &(&'static str, &[(&str, &str, usize)]))| {
+    let of = |(index, (title, numbers)): (usize, &(&'static str, &[Number]))| {
         let has_any = reports.iter().any(|report| numbers.iter().any(|(name, _, _)| report.metric(name).is_some()));
         if !has_any {
             return None;

@@ -272,10 +272,10 @@ fn penalised_step(w: &[f64], gradient: &[f64], hessian: &[f64]) -> Vec<f64> {
             break;
         }
         let signs: Vec<f64> = there.iter().map(|x| if *x == 0.0 { 0.0 } else { x.signum() }).collect();
-        if signs == last_signs {
-            if let Some(solved) = step_of_signs(w, gradient, hessian, &signs) {
-                return solved;
-            }
+        if signs == last_signs
+            && let Some(solved) = step_of_signs(w, gradient, hessian, &signs)
+        {
+            return solved;
         }
         last_signs = signs;
     }
