@@ -112,7 +112,7 @@ pub fn compare(a: &Side, b: &Side, seed: Seed) -> Result<ModelComparison> {
     differences.extend(difference_of(
         "avg_length",
         "characters",
-        &pairing.values(|answer| Some(answer.length)),
+        &pairing.values(|answer| answer.length),
         seed.child("length", 0),
     ));
     let (n_instructions, n_seeds) = (pairing.n_instructions(), pairing.n_seeds());
@@ -195,11 +195,11 @@ fn two_sided_p(replicates: &[f64]) -> f64 {
 /// The difference of the length-controlled win rates: both regressions without difficulties, on the common instructions, at the
 /// strength that cross-validation finds for each. The standard error counts the instructions and that the weights are fitted; with
 /// several seeds, the spread between them is added as if it were on top of that, which is too wide rather than too narrow. `None`
-/// where no answer of a side differs in length from its reference, or there are fewer than 10 instructions.
+/// where a length is not known, no answer of a side differs in length from its reference, or there are fewer than 10 instructions.
 fn length_controlled_difference(pairing: &Pairing<'_>) -> Result<Option<Difference>> {
     let [a, b] = pairing.instances();
     let has_lengths = |side: &[Vec<Instance>]| side.iter().flatten().any(|instance| instance.delta_len != 0.0);
-    if !has_lengths(&a) || !has_lengths(&b) || pairing.n_instructions() < 10 {
+    if !pairing.knows_lengths() || !has_lengths(&a) || !has_lengths(&b) || pairing.n_instructions() < 10 {
         return Ok(None);
     }
     let rate = |instances: &[Instance], c: Option<f64>| length_controlled::fit(instances, &[], c);

@@ -101,13 +101,22 @@ impl<'a> Pairing<'a> {
         names(self.sides[0]).intersection(&names(self.sides[1])).cloned().collect()
     }
 
+    /// Whether the lengths of all common answers are known.
+    pub(super) fn knows_lengths(&self) -> bool {
+        let known = |answer: &Answer| answer.length.is_some() && answer.reference_length.is_some();
+        let both = |seeds: &[Option<u64>; 2]| {
+            self.instructions.iter().all(|id| known(self.answer(0, seeds, id)) && known(self.answer(1, seeds, id)))
+        };
+        self.seeds.iter().all(both)
+    }
+
     /// The rows of each side's length-controlled regression: `[seeds][instructions]`.
     pub(super) fn instances(&self) -> [Vec<Vec<Instance>>; 2] {
         [0, 1].map(|side| {
             let row = |seeds: &[Option<u64>; 2]| {
                 let instance = |id: &&str| {
                     let answer = self.answer(side, seeds, id);
-                    let delta_len = answer.reference_length - answer.length;
+                    let delta_len = answer.reference_length.zip(answer.length).map_or(0.0, |(reference, own)| reference - own);
                     Instance { delta_len, difficulty: None, covariates: Vec::new(), p_win: answer.p_win }
                 };
                 self.instructions.iter().map(instance).collect()
@@ -144,7 +153,8 @@ impl<'a> Pairing<'a> {
             ));
         } else {
             let differs = |id: &&&str| {
-                self.seeds.iter().any(|seeds| self.answer(0, seeds, id).reference != self.answer(1, seeds, id).reference)
+                let both = |seeds| self.answer(0, seeds, id).reference.as_ref().zip(self.answer(1, seeds, id).reference.as_ref());
+                self.seeds.iter().filter_map(both).any(|(a, b)| a != b)
             };
             let n = self.instructions.iter().filter(differs).count();
             if n > 0 {

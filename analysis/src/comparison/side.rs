@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farmhand_core::types::{Judgement, Outcome};
+use farmhand_core::types::{Instruction, Judgement, Outcome};
 
+use crate::judgement_table::JudgementTable;
 use crate::run_files::{AnswerScores, ModelFiles};
 
 /// What is known of one answer.
@@ -11,14 +12,14 @@ use crate::run_files::{AnswerScores, ModelFiles};
 pub(super) struct Answer {
     /// The probability that it is better than the reference's; the mean where several judged. `None` without a verdict.
     pub(super) p_win: Option<f64>,
-    /// Its characters.
-    pub(super) length: f64,
-    /// The characters of the reference's answer.
-    pub(super) reference_length: f64,
+    /// Its characters, where they are known.
+    pub(super) length: Option<f64>,
+    /// The characters of the reference's answer, where they are known.
+    pub(super) reference_length: Option<f64>,
     /// What reward models gave it, by their names.
     pub(super) rewards: BTreeMap<String, f64>,
-    /// The reference's answer, for telling whether two sides met the same one.
-    pub(super) reference: String,
+    /// The reference's answer, for telling whether two sides met the same one; `None` where a file has lengths only.
+    pub(super) reference: Option<String>,
 }
 
 /// A model with its judged answers.
@@ -74,11 +75,11 @@ impl Side {
             if let Outcome::Annotation(annotation) = &judgement.outcome {
                 self.annotators.insert(annotation.annotator.clone());
             }
-            let characters = |text: &str| text.chars().count() as f64;
+            let characters = |text: &str| Some(text.chars().count() as f64);
             self.answers.entry(id.to_owned()).or_default().entry(seed).or_insert_with(|| Answer {
                 length: characters(&comparison.output_2),
                 reference_length: characters(&comparison.output_1),
-                reference: comparison.output_1.clone(),
+                reference: Some(comparison.output_1.clone()),
                 ..Answer::default()
             });
             match judgement.preference() {
@@ -87,10 +88,36 @@ impl Side {
             }
         }
         for (id, verdicts) in verdicts {
-            self.n_repeated += verdicts.len() - 1;
-            if let Some(answer) = self.answers.get_mut(id).and_then(|answers| answers.get_mut(&seed)) {
-                answer.p_win = Some(verdicts.iter().sum::<f64>() / verdicts.len() as f64);
+            self.set_verdicts(id, seed, &verdicts);
+        }
+    }
+
+    /// Adds the rows of a table in which `model` is the one that was judged: files of the compact form have no texts.
+    pub(super) fn add_rows(&mut self, table: &JudgementTable, model: &str) {
+        let mut verdicts: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for row in (0..table.len()).map(|row| table.row(row)).filter(|row| row.model == model) {
+            let id = Instruction::new(row.instruction, None).id;
+            self.references.insert(row.baseline.to_owned());
+            self.annotators.insert(row.annotator.to_owned());
+            self.answers.entry(id.clone()).or_default().entry(None).or_insert_with(|| Answer {
+                length: row.len_2.map(f64::from),
+                reference_length: row.len_1.map(f64::from),
+                ..Answer::default()
+            });
+            match row.preference {
+                Some(code) => verdicts.entry(id).or_default().push(code - 1.0),
+                None => self.n_failed += 1,
             }
+        }
+        for (id, verdicts) in verdicts {
+            self.set_verdicts(&id, None, &verdicts);
+        }
+    }
+
+    fn set_verdicts(&mut self, id: &str, seed: Option<u64>, verdicts: &[f64]) {
+        self.n_repeated += verdicts.len() - 1;
+        if let Some(answer) = self.answers.get_mut(id).and_then(|answers| answers.get_mut(&seed)) {
+            answer.p_win = Some(verdicts.iter().sum::<f64>() / verdicts.len() as f64);
         }
     }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use farmhand_core::config::did_you_mean;
-use farmhand_core::data::{ReadOptions, read_judgements};
+use farmhand_core::data::read_judgements;
 use farmhand_core::types::Judgement;
 use farmhand_core::{Error, Result};
 
 use super::Side;
+use crate::judgement_table::{JudgementTable, TableOptions};
+use crate::parquet::read_options;
 use crate::repetitions::split_seed;
 use crate::run_files::{evaluated_methods, read_evaluation, read_evaluation_folder};
 
@@ -27,8 +29,8 @@ pub fn sides_of_one(source: &Path, a: &str, b: &str) -> Result<[Side; 2]> {
     if is_run(source) {
         return Ok([of_run(source, a)?, of_run(source, b)?]);
     }
-    let judgements = judgements_in(source)?;
-    Ok([of_judgements(&judgements, a, source)?, of_judgements(&judgements, b, source)?])
+    let judged = judged_in(source)?;
+    Ok([judged.side(a, source)?, judged.side(b, source)?])
 }
 
 /// A model of each of two sources. `method` names it; it may be left out where a source holds one model.
@@ -45,9 +47,9 @@ pub fn sides_of_two(a: &Path, b: &Path, method: Option<&str>) -> Result<[Side; 2
             let method = method.map_or_else(|| the_only_method(path), |method| Ok(method.to_owned()))?;
             return of_run(path, &method);
         }
-        let judgements = judgements_in(path)?;
-        let name = method.map_or_else(|| the_only_model(&judgements, path), |method| Ok(method.to_owned()))?;
-        let mut side = of_judgements(&judgements, &name, path)?;
+        let judged = judged_in(path)?;
+        let name = method.map_or_else(|| the_only(&judged.models(path), path), |method| Ok(method.to_owned()))?;
+        let mut side = judged.side(&name, path)?;
         if path.is_dir() {
             let seed = *side.seeds().iter().next().unwrap_or(&None);
             side.add_scores(seed, &read_evaluation_folder(path, &name)?.scores);
@@ -114,38 +116,60 @@ fn the_only(names: &BTreeSet<String>, path: &Path) -> Result<String> {
     }
 }
 
-fn judgements_in(path: &Path) -> Result<Vec<Judgement>> {
+/// A file of judgements.
+enum Judged {
+    /// One with texts.
+    Full(Vec<Judgement>),
+    /// One of the compact form: indices, preferences and lengths.
+    Compact(JudgementTable),
+}
+
+fn judged_in(path: &Path) -> Result<Judged> {
     let file = if path.is_dir() { path.join(JUDGEMENTS) } else { path.to_owned() };
     if !file.is_file() {
         return Err(Error::missing_input(format!("there is no `{}`", path.display())).with_hint(
             "a source is a run directory, an evaluation folder, or a file of judgements; `farmhand compare RUN A B` compares methods",
         ));
     }
-    Ok(read_judgements(&file, &ReadOptions::default())?.0)
+    match read_judgements(&file, &read_options(false)) {
+        Ok((judgements, _)) => Ok(Judged::Full(judgements)),
+        // The table of judgements knows the compact form; of any other, the first reader tells what is wrong.
+        Err(error) => JudgementTable::read(&[&file], &TableOptions::default()).map(Judged::Compact).map_err(|_| error),
+    }
+}
+
+impl Judged {
+    fn models(&self, path: &Path) -> BTreeSet<String> {
+        match self {
+            Self::Full(judgements) => judgements.iter().map(|judgement| model_of(judgement, path).to_owned()).collect(),
+            Self::Compact(table) => table.models().iter().map(str::to_owned).collect(),
+        }
+    }
+
+    fn side(&self, name: &str, path: &Path) -> Result<Side> {
+        let models = self.models(path);
+        if !models.contains(name) {
+            let known: Vec<&str> = models.iter().map(String::as_str).collect();
+            return Err(
+                Error::missing_input(format!("`{}` has no model `{name}`", path.display())).with_hint(did_you_mean(name, &known))
+            );
+        }
+        let mut side = Side::new(name);
+        match self {
+            Self::Full(judgements) => {
+                let chosen = judgements.iter().filter(|judgement| model_of(judgement, path) == name).cloned();
+                side.add(None, &chosen.collect::<Vec<Judgement>>());
+            }
+            Self::Compact(table) => side.add_rows(table, name),
+        }
+        Ok(side)
+    }
 }
 
 /// The name of a judgement's model; what its file is called when it has none.
 fn model_of<'a>(judgement: &'a Judgement, path: &'a Path) -> &'a str {
     let stem = || path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("model");
     judgement.comparison.generator_2.as_deref().unwrap_or_else(stem)
-}
-
-fn the_only_model(judgements: &[Judgement], path: &Path) -> Result<String> {
-    the_only(&judgements.iter().map(|judgement| model_of(judgement, path).to_owned()).collect(), path)
-}
-
-fn of_judgements(judgements: &[Judgement], name: &str, path: &Path) -> Result<Side> {
-    let chosen: Vec<Judgement> = judgements.iter().filter(|judgement| model_of(judgement, path) == name).cloned().collect();
-    if chosen.is_empty() {
-        let known: BTreeSet<&str> = judgements.iter().map(|judgement| model_of(judgement, path)).collect();
-        let known: Vec<&str> = known.into_iter().collect();
-        return Err(
-            Error::missing_input(format!("`{}` has no model `{name}`", path.display())).with_hint(did_you_mean(name, &known))
-        );
-    }
-    let mut side = Side::new(name);
-    side.add(None, &chosen);
-    Ok(side)
 }
 
 #[cfg(test)]
@@ -199,5 +223,27 @@ mod tests {
         assert_eq!((a.answers.len(), b.answers.len()), (8, 8));
         let text = refused(sides_of_one(&file, "dpo", "pop"));
         assert!(text.contains("has no model `pop`") && text.contains("`ppo`"), "{text}");
+    }
+
+    #[test]
+    fn files_of_lengths_without_texts_are_compared_by_their_indices() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let lines = |of: fn(u32) -> f64| -> String {
+            let line =
+                |i: u32| format!("{{\"index\": {i}, \"preference\": {}, \"len_1\": 300, \"len_2\": {}}}\n", of(i), 250 + i);
+            (0..40).map(line).collect()
+        };
+        let file = |name: &str, of: fn(u32) -> f64| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, lines(of)).expect("written");
+            path
+        };
+        let good = file("good.jsonl", |i| if i % 4 == 0 { 1.0 } else { 2.0 });
+        let bad = file("bad.jsonl", |i| if i % 4 == 0 { 2.0 } else { 1.0 });
+        let [a, b] = sides_of_two(&good, &bad, None).expect("read");
+        assert_eq!((a.name.as_str(), b.name.as_str(), a.answers.len()), ("good", "bad", 40));
+        let found = super::super::compare(&a, &b, farmhand_core::Seed::root(0)).expect("compared");
+        assert_eq!(found.differences[0].difference, 50.0);
+        assert!(found.differences.iter().any(|found| found.name == "avg_length") && found.better == Some("good".to_owned()));
     }
 }
