@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use farmhand_core::Seed;
+use farmhand_core::{Rng, Seed};
 use farmhand_evaluators::statistics::bootstrap;
 
 use super::figures::colour_of_model;
@@ -22,7 +22,7 @@ pub(super) struct Ranks {
 
 impl Ranks {
     /// Draws the instructions that all models have verdicts on anew, the same for all models, and of each method its seeds, and
-    /// ranks the means every time. None for fewer than two models or two common instructions.
+    /// ranks the means every time ([`mean_of_drawn_seeds`]). None for fewer than two models or two common instructions.
     pub(super) fn of(run: &RunFiles, board: &Leaderboard) -> Self {
         let methods = run.by_method();
         let ranked = |place: usize| methods.iter().find(|method| Some(method.name) == board.text("model", place));
@@ -49,10 +49,7 @@ impl Ranks {
             replicate += 1;
             let total = |row: usize| drawn.iter().map(|i| rows[row][*i]).sum::<f64>();
             let totals: Vec<f64> = rows.iter().enumerate().map(|(row, _)| total(row)).collect();
-            let mean = |range: &std::ops::Range<usize>| {
-                range.clone().map(|_| totals[range.start + rng.below(range.len())]).sum::<f64>() / range.len() as f64
-            };
-            let means: Vec<f64> = starts.iter().map(mean).collect();
+            let means: Vec<f64> = starts.iter().map(|range| mean_of_drawn_seeds(&totals[range.clone()], &mut rng)).collect();
             for (place, mean) in means.iter().enumerate() {
                 let better = means.iter().filter(|other| *other > mean).count();
                 let level = means.iter().filter(|other| *other == mean).count() - 1;
@@ -89,6 +86,14 @@ impl Ranks {
     }
 }
 
+/// The mean of S − 1 of a method's S seeds, drawn with replacement; of one seed, that one. The mean of S of them would vary by
+/// (S − 1) / S of what the mean of S trainings does, which with three seeds makes intervals a fifth too short; S − 1 have the
+/// variance s² / S (McCarthy and Snowden, 1985, *The bootstrap and finite population sampling*).
+fn mean_of_drawn_seeds(totals: &[f64], rng: &mut Rng) -> f64 {
+    let n_drawn = (totals.len() - 1).max(1);
+    (0..n_drawn).map(|_| totals[rng.below(totals.len())]).sum::<f64>() / n_drawn as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +122,19 @@ mod tests {
         run.models.truncate(1);
         let board = Leaderboard::from_entries(&entries_of(&run)).expect("made");
         assert!(Ranks::of(&run, &board).csv().is_none());
+    }
+
+    #[test]
+    fn means_of_drawn_seeds_vary_as_means_of_trainings_do() {
+        let mut rng = Seed::root(4).rng();
+        for totals in [&[1.0, 4.0][..], &[0.0, 3.0, 9.0], &[2.0, 2.5, 7.0, 1.0, 4.0]] {
+            let s = totals.len() as f64;
+            let mean = totals.iter().sum::<f64>() / s;
+            let expected = totals.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (s - 1.0) / s;
+            let drawn: Vec<f64> = (0..40_000).map(|_| mean_of_drawn_seeds(totals, &mut rng)).collect();
+            let variance = drawn.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 40_000.0;
+            assert!((variance / expected - 1.0).abs() < 0.05, "{totals:?}: {variance} {expected}");
+        }
+        assert_eq!(mean_of_drawn_seeds(&[3.5], &mut rng), 3.5);
     }
 }
