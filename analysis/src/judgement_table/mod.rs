@@ -20,6 +20,7 @@ use polars::prelude::*;
 
 pub use names::Names;
 use origin::Instructions;
+pub(crate) use origin::stem;
 pub use output_lengths::OutputLengths;
 pub(crate) use records::decompressed;
 

@@ -99,7 +99,7 @@ pub(super) fn read_instructions(path: &Path) -> Result<Instructions> {
 }
 
 /// A file's name without folders and known endings.
-pub(super) fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let mut name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     for ending in [".gz", ".zst", ".jsonl", ".ndjson", ".json", ".parquet"] {
         if let Some(shorter) = name.strip_suffix(ending).filter(|shorter| !shorter.is_empty()) {

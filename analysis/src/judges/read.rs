@@ -8,13 +8,16 @@ use farmhand_core::{Error, Result};
 use farmhand_evaluators::judges::Verdicts;
 use farmhand_evaluators::judges::verdicts::{BareVerdict, Shown, Source};
 
-use crate::judgement_table::{JudgementTable, TableOptions};
+use crate::judgement_table::{JudgementTable, TableOptions, stem};
 
 /// The name under which all people's verdicts stand together.
 pub const PEOPLE: &str = "people";
 
 /// The form of files that record in which order answers were shown.
 const RECORDED_FORM: &str = "farmhand_judgement";
+
+/// Files of judgements are called so whoever judged.
+const USUAL_NAMES: [&str; 3] = ["judgements", "annotations", "votes"];
 
 /// In which order judges saw the answers.
 #[derive(Clone, Copy)]
@@ -72,7 +75,7 @@ pub fn read_judges(files: &JudgeFiles<'_>) -> Result<ReadJudges> {
 impl ReadJudges {
     /// Reads a file; `judge` is whose verdicts they are, whatever the annotators in it are called.
     fn add(&mut self, path: &Path, files: &JudgeFiles<'_>, judge: Option<&str>) -> Result<()> {
-        let stem = stem(path);
+        let name = name_of(path);
         let (judgements, report) = match read_judgements(path, &files.options) {
             Ok(read) => read,
             // The compact form has no texts; the table of judgements knows it.
@@ -89,24 +92,24 @@ impl ReadJudges {
             Order::Rule(_) => Shown::AsGiven,
         };
         let named = |judgement: &Judgement| -> Option<String> {
-            let name = match &judgement.outcome {
+            let annotator = match &judgement.outcome {
                 Outcome::Annotation(annotation) => Some(annotation.annotator.as_str()),
                 Outcome::Failure(failure) => failure.judging.annotator.as_deref(),
             };
-            name.filter(|name| *name != UNKNOWN_ANNOTATOR).map(str::to_owned)
+            annotator.filter(|name| *name != UNKNOWN_ANNOTATOR).map(str::to_owned)
         };
         // A failure that does not say whose it is belongs to the file's only annotator.
         let mut names: Vec<String> = judgements.iter().filter_map(named).collect();
         names.sort_unstable();
         names.dedup();
-        let only = if let [only] = names.as_slice() { only.clone() } else { stem.clone() };
+        let only = if let [only] = names.as_slice() { only.clone() } else { name.clone() };
         for judgement in &judgements {
             let member = named(judgement).unwrap_or_else(|| only.clone());
-            let judge = judge.unwrap_or(if files.pools { &stem } else { &member });
+            let judge = judge.unwrap_or(if files.pools { &name } else { &member });
             self.verdicts.add(Source { judge, member: &member }, judgement, shown(judgement));
         }
         if files.pools || judge.is_some() {
-            let pool = judge.unwrap_or(&stem);
+            let pool = judge.unwrap_or(&name);
             match self.pools.iter_mut().find(|(name, _)| name == pool) {
                 Some((_, known)) => known.extend(judgements),
                 None => self.pools.push((pool.to_owned(), judgements)),
@@ -118,9 +121,9 @@ impl ReadJudges {
     fn add_bare(&mut self, path: &Path, files: &JudgeFiles<'_>, judge: Option<&str>) -> Result<()> {
         let options = TableOptions { bad_records: files.options.bad_records, texts: false };
         let table = JudgementTable::read(&[path], &options)?;
-        let stem = stem(path);
+        let name = name_of(path);
         for row in (0..table.len()).map(|row| table.row(row)) {
-            let judge = judge.unwrap_or(if files.pools { &stem } else { row.annotator });
+            let judge = judge.unwrap_or(if files.pools { &name } else { row.annotator });
             let is_swapped = match files.order {
                 Order::Recorded => None,
                 Order::AsGiven => Some(false),
@@ -161,15 +164,12 @@ impl ReadJudges {
     }
 }
 
-/// A file's name without folders and known endings.
-fn stem(path: &Path) -> String {
-    let mut name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    for ending in [".gz", ".zst", ".jsonl", ".json", ".parquet"] {
-        if let Some(shorter) = name.strip_suffix(ending).filter(|shorter| !shorter.is_empty()) {
-            name = shorter.to_owned();
-        }
-    }
-    name
+/// What a file's verdicts are called where it does not say whose they are, and what its pool is called: its folder, where the file
+/// has one of the names that every such file has (`pool/judgements.jsonl`), otherwise its own name without known endings.
+fn name_of(path: &Path) -> String {
+    let own = stem(path);
+    let folder = || std::path::absolute(path).ok()?.parent()?.file_name().map(|name| name.to_string_lossy().into_owned());
+    if USUAL_NAMES.contains(&own.as_str()) { folder().unwrap_or(own) } else { own }
 }
 
 #[cfg(test)]
@@ -243,5 +243,10 @@ mod tests {
         assert_eq!((read.verdicts.judges.as_slice(), read.pools[0].1.len()), (&["pool".to_owned()][..], 2));
         let apart = read_judges(&files(&[pool], &[])).expect("read");
         assert_eq!(apart.verdicts.judges, ["one", "two"]);
+        // What `farmhand annotate --out crowd` writes is called after its folder.
+        std::fs::create_dir(dir.path().join("crowd")).expect("made");
+        let pool = write(&dir.path().join("crowd"), "judgements.jsonl", &[&line("one", 1), &line("two", 2)]);
+        let read = read_judges(&JudgeFiles { pools: true, ..files(&[pool], &[]) }).expect("read");
+        assert_eq!((read.verdicts.judges.as_slice(), read.pools[0].0.as_str()), (&["crowd".to_owned()][..], "crowd"));
     }
 }

@@ -32,7 +32,8 @@ pub struct AnnotatorsArgs {
     /// Files of people's judgements, taken as the truth; without them nothing is said of agreement with people.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub humans: Vec<PathBuf>,
-    /// Take each file as one judge, a pool, and the annotators in it as its members; tells how far the members agree.
+    /// Take each file as one judge, a pool, and the annotators in it as its members; tells how far the members agree. A pool is called
+    /// as its file is, or as its folder where the file is a `judgements.jsonl` or `annotations.json` like all others.
     #[arg(long)]
     pub members: bool,
     /// In which order the judges saw the answers.
