@@ -7,6 +7,7 @@ use super::Chart;
 use super::axis::{Scale, padded, range};
 use super::canvas::{Canvas, Drawn, Point, Text};
 use super::labels::{self, Box4};
+use super::length_win_rate::MAX_INTERVALS;
 use super::palette::{GRID, INK, SOFT, lighter, model_colour};
 
 const SIZE: (i32, i32) = (1600, 1000);
@@ -36,10 +37,15 @@ pub struct CostAgreement {
 }
 
 impl CostAgreement {
-    /// These points; those without a price above 0 have no place on the axis and are left out.
+    /// These points; those without a price above 0 have no place on the axis and are left out. More than fifteen are drawn without
+    /// intervals.
     pub fn new(points: impl IntoIterator<Item = CostPoint>) -> Self {
         let fits = |point: &CostPoint| point.price.is_finite() && point.price > 0.0 && point.agreement.is_finite();
-        Self { points: points.into_iter().filter(fits).collect() }
+        let mut points: Vec<CostPoint> = points.into_iter().filter(fits).collect();
+        if points.len() > MAX_INTERVALS {
+            points.iter_mut().for_each(|point| point.interval = None);
+        }
+        Self { points }
     }
 
     /// Whether there is no point.
@@ -90,20 +96,20 @@ impl Chart for CostAgreement {
                 obstacles.push((at - 5, high, at + 5, low));
             }
         }
-        for (index, centre) in centres.iter().enumerate() {
-            canvas.disc(*centre, RADIUS as u32, model_colour(index))?;
-        }
         let style = Text::new(28.0);
         let names: Vec<String> = self.points.iter().map(|point| style.fit(&point.judge, 520.0)).collect();
         let widths: Vec<i32> = names.iter().map(|name| style.width(name).ceil() as i32).collect();
         let placed = labels::place(&centres, RADIUS, &obstacles, &widths, (LEFT + 6, 8, SIZE.0 - 8, BOTTOM - 4));
-        for ((name, label), centre) in names.iter().zip(placed).zip(&centres) {
+        // Lines under points, points under names.
+        for (label, centre) in placed.iter().zip(&centres) {
             if let Some(end) = label.leader(*centre) {
-                canvas.line(&[*centre, end], SOFT, 2)?;
+                canvas.line(&[*centre, end], lighter(SOFT, 0.35), 2)?;
             }
-            canvas.text(name, label.middle_left(), style)?;
         }
-        Ok(())
+        for (index, centre) in centres.iter().enumerate() {
+            canvas.disc(*centre, RADIUS as u32, model_colour(index))?;
+        }
+        names.iter().zip(placed).try_for_each(|(name, label)| canvas.text(name, label.middle_left(), style))
     }
 }
 
@@ -145,6 +151,15 @@ mod tests {
         };
         let (svg, _) = both(&CostAgreement::new(rows.map(point)), "cost_agreement");
         assert!(rows.iter().all(|(judge, _, _)| svg.contains(judge)));
+        // As many judges again, of other names, a little cheaper and better.
+        let twice = rows.iter().flat_map(|(judge, price, agreement)| {
+            [
+                point((judge, *price, *agreement)),
+                CostPoint { judge: format!("{judge}_swapped"), ..point((judge, 0.8 * price, agreement + 0.6)) },
+            ]
+        });
+        let (svg, _) = both(&CostAgreement::new(twice), "cost_agreement_24");
+        assert!(["chatgpt_swapped", "humans_swapped", "gpt4_swapped"].iter().all(|judge| svg.contains(judge)));
         both(&CostAgreement::new([]), "cost_agreement_0");
         both(&CostAgreement::new([point(rows[0])]), "cost_agreement_1");
     }

@@ -1,19 +1,15 @@
 //! Win rates beside length-controlled ones: how much of a model's lead is length.
 
 use plotters::prelude::DrawingBackend;
-use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Chart;
 use super::axis::{Scale, range};
 use super::canvas::{Canvas, Drawn, Text};
-use super::palette::{GRID, INK, PAPER, SOFT, lighter, model_colour};
+use super::palette::{PAPER, SOFT, lighter, model_colour};
+use super::rows::Rows;
 use crate::number::fixed;
 
-const WIDTH: i32 = 1600;
-const ROW: i32 = 58;
 const TOP: i32 = 88;
-const BOTTOM: i32 = 128;
-const EM: f64 = 27.0;
 
 /// One model's two win rates.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,35 +46,23 @@ impl LengthControlled {
 
 impl Chart for LengthControlled {
     fn size(&self) -> (u32, u32) {
-        (WIDTH as u32, (TOP + ROW * self.rows.len().max(1) as i32 + BOTTOM) as u32)
+        Rows::size(self.rows.len(), TOP)
     }
 
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Drawn<B> {
-        let label = Text::new(EM).anchored(HPos::Right, VPos::Center);
-        let names: Vec<String> = self.rows.iter().map(|row| label.fit(&row.model, 480.0)).collect();
-        let names_width = names.iter().map(|name| label.width(name)).fold(0.0, f64::max);
-        let value = Text::new(25.0);
         let text = |row: &ControlledRate| {
             let change = row.controlled - row.raw;
             format!("{} ({}{})", fixed(row.controlled, 1), if change > 0.0 { "+" } else { "" }, fixed(change, 1))
         };
-        let texts: Vec<String> = self.rows.iter().map(text).collect();
-        let texts_width = texts.iter().map(|text| value.width(text)).fold(0.0, f64::max);
-        let (left, right) = (24 + names_width.ceil() as i32 + 20, WIDTH - 24 - texts_width.ceil() as i32 - 32);
-        let bottom = TOP + ROW * self.rows.len().max(1) as i32;
+        let rows = Rows::new(self.rows.iter().map(|row| row.model.as_str()), self.rows.iter().map(text).collect(), TOP);
         let ends =
             |row: &ControlledRate| row.interval.unwrap_or([row.controlled; 2]).into_iter().chain([row.raw, row.controlled]);
         let (low, high) = range(self.rows.iter().flat_map(ends).chain([50.0])).unwrap_or((0.0, 100.0));
-        let x = Scale::rounded((low.max(0.0), high.min(100.0)), (left, right), 7);
-
-        let tick = Text::new(EM - 2.0).colour(SOFT).anchored(HPos::Center, VPos::Top);
-        for (at, text) in x.ticks() {
-            canvas.line(&[(x.at(at), TOP), (x.at(at), bottom)], GRID, 2)?;
-            canvas.text(&text, (x.at(at), bottom + 12), tick)?;
-        }
-        canvas.dashes((x.at(50.0), TOP), (x.at(50.0), bottom), SOFT, 3)?;
+        let x = Scale::rounded((low.max(0.0), high.min(100.0)), rows.ends, 7);
+        rows.grid(canvas, &x, x.ticks())?;
+        canvas.dashes((x.at(50.0), TOP), (x.at(50.0), rows.bottom()), SOFT, 3)?;
         for (index, row) in self.rows.iter().enumerate() {
-            let (y, colour) = (TOP + ROW * index as i32 + ROW / 2, model_colour(row.colour));
+            let (y, colour) = (rows.y(index), model_colour(row.colour));
             if let Some(interval) = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite())) {
                 let [low, high] = interval.map(|end| x.at(end.clamp(0.0, 100.0)));
                 canvas.filled_box((low, y - 8), (high, y + 8), lighter(colour, 0.72))?;
@@ -86,20 +70,16 @@ impl Chart for LengthControlled {
             canvas.line(&[(x.at(row.raw), y), (x.at(row.controlled), y)], colour, 4)?;
             ring(canvas, (x.at(row.raw), y), colour)?;
             canvas.disc((x.at(row.controlled), y), 12, colour)?;
-            canvas.text(&names[index], (left - 20, y), label)?;
-            canvas.text(&texts[index], (right + 32, y), value)?;
         }
-        canvas.line(&[(left, TOP), (left, bottom), (right, bottom)], INK, 3)?;
         // The legend, over the plot.
-        let small = Text::new(25.0);
+        let (small, left) = (Text::new(25.0), rows.ends.0);
         let grey = model_colour(6);
         ring(canvas, (left + 14, 44), grey)?;
         canvas.text("as judged", (left + 38, 44), small)?;
         let next = left + 38 + small.width("as judged").ceil() as i32 + 56;
         canvas.disc((next, 44), 12, grey)?;
         canvas.text("at equal length, with 95 % interval", (next + 24, 44), small)?;
-        let title = Text::new(29.0).anchored(HPos::Center, VPos::Top);
-        canvas.text("Win rate (%)", (i32::midpoint(left, right), bottom + 70), title)
+        rows.frame(canvas, "Win rate (%)")
     }
 }
 

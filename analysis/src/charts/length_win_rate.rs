@@ -33,7 +33,7 @@ pub struct LengthPoint {
 }
 
 /// Models with intervals at most; of more, the intervals hide the points and their names.
-const MAX_INTERVALS: usize = 15;
+pub(super) const MAX_INTERVALS: usize = 15;
 
 /// One point a model.
 #[derive(Debug, Clone, PartialEq)]

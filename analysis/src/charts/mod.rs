@@ -21,6 +21,7 @@ mod palette;
 mod position_bias;
 mod rank_intervals;
 mod raster;
+mod rows;
 mod smoothing;
 mod win_rates;
 
@@ -150,6 +151,7 @@ mod tests {
     fn every_chart_is_drawn_the_same_twice() {
         assert_eq!(both(&bars(5), "win_rates"), both(&bars(5), "win_rates"));
         assert_eq!(both(&lengths(8), "length_win_rate"), both(&lengths(8), "length_win_rate"));
+        both(&lengths(24), "length_win_rate_24");
         let smooth = curves(300, &["ppo", "grpo"]);
         assert_eq!(both(&smooth, "curves"), both(&smooth, "curves"));
         let (text, png_bytes) = both(&bars(5), "win_rates");
