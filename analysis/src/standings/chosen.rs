@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::judgement_table::{JudgementTable, Names};
 
+/// Names that a message lists at most.
+const MOST_LISTED: usize = 10;
+
 /// Whose judgements count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Judge {
@@ -135,9 +138,18 @@ fn counts(numbers: impl Iterator<Item = u32>, names: &Names) -> BTreeMap<&str, u
     names.iter().zip(counts).filter(|(_, n)| *n > 0).collect()
 }
 
+/// Names with their counts, of many only the first.
+fn with_counts(counts: &BTreeMap<&str, usize>) -> String {
+    let shown = counts.iter().take(MOST_LISTED).map(|(name, n)| format!("`{name}` ({n})")).collect::<Vec<_>>().join(", ");
+    match counts.len().saturating_sub(MOST_LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn of_judge(table: &JudgementTable, judge: &Judge, decisions: &mut Vec<Decision>) -> Result<(Vec<usize>, String)> {
     let counts = counts(table.annotator.iter().copied(), &table.annotators);
-    let listed = || counts.iter().map(|(name, n)| format!("`{name}` ({n})")).collect::<Vec<_>>().join(", ");
+    let listed = || with_counts(&counts);
     match (judge, counts.len()) {
         (Judge::Named(name), n) => {
             let Some(number) = table.annotators.find(name).filter(|_| counts.contains_key(name.as_str())) else {
@@ -177,7 +189,7 @@ fn of_baseline(
     decisions: &mut Vec<Decision>,
 ) -> Result<(Vec<usize>, String)> {
     let counts = counts(rows.iter().map(|row| table.baseline[*row]), &table.baselines);
-    let listed = counts.iter().map(|(name, n)| format!("`{name}` ({n})")).collect::<Vec<_>>().join(", ");
+    let listed = with_counts(&counts);
     match wanted {
         Some(name) => {
             let Some(number) = table.baselines.find(name).filter(|_| counts.contains_key(name)) else {
