@@ -10,7 +10,7 @@ use crate::judgement_table::decompressed;
 /// A CSV file, read.
 pub(crate) struct CsvRows {
     path: std::path::PathBuf,
-    header: Vec<String>,
+    pub(crate) header: Vec<String>,
     /// Each as long as the header.
     pub(crate) rows: Vec<Vec<String>>,
 }

@@ -110,6 +110,11 @@ fn doubtful_files_are_refused_or_told() {
     farmhand(dir.path(), &["evaluate", "--annotations", "good.jsonl", "--metrics", "elos"])
         .expect_refused("invalid value 'elos'");
     farmhand(dir.path(), &["evaluate", "--out", "x"]).expect_refused("--judgements");
+    // Options of leaderboards have no use elsewhere, and options of judges none where the judgements are there.
+    farmhand(dir.path(), &["evaluate", "--judgements", "good.jsonl", "--out", "x", "--lc-data", "lc"])
+        .expect_refused("--annotations <FILE>");
+    farmhand(dir.path(), &["evaluate", "--annotations", "good.jsonl", "--model", "m"])
+        .expect_error(&["`--model` says how answers are judged"], Some("--judge NAME"));
     farmhand(dir.path(), &["evaluate", "--outputs", "good.jsonl", "--out", "x"])
         .expect_error(&["`--outputs` and `--reference` go together"], None);
 }

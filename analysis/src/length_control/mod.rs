@@ -25,6 +25,8 @@ use crate::standings::{Chosen, Judged};
 
 /// The standard deviation that estimated difficulties are expected to have, in logits: that of AlpacaEval's published ones.
 const PRIOR_SD: f64 = 1.5;
+/// Whose answers the published vectors were made with.
+const PUBLISHED_BASELINE: &str = "gpt4_1106_preview";
 /// So many models at least tell a hard instruction from a bad answer.
 const FEWEST_MODELS: usize = 3;
 
@@ -47,7 +49,8 @@ pub struct LengthControl {
     /// How they are joined.
     pub join: Join,
     /// Models of the table that are verbose or concise versions of the baseline: their rows tie the slopes of length and
-    /// difficulty down, in place of the published ones.
+    /// difficulty down, in place of the published ones. Without published ones that fit, models called like the baseline with
+    /// `_verbose` or `_concise` behind it are taken.
     pub gamed: Vec<String>,
     /// Further properties whose part is taken out.
     pub covariates: Vec<Covariate>,
@@ -78,6 +81,8 @@ pub struct ControlledLengths {
     pub n_regulariser: usize,
     /// How it was done, in words.
     pub how: String,
+    /// Why the published vectors are not used, or are doubtful here, in words.
+    pub misfit: Option<String>,
     /// Estimated difficulties with the instructions they belong to.
     pub estimated: Vec<(String, f64)>,
 }
@@ -110,9 +115,15 @@ pub(crate) fn control_lengths(
     let covariates: Vec<Vec<Vec<f64>>> =
         chosen.judged.iter().map(|one| covariates(table, one, &options.covariates)).collect::<Result<_>>()?;
     let mut difficulties = Difficulties::of(table, chosen, &deltas, options)?;
-    let mut regulariser = options.published.as_ref().map(|published| published.gamed.clone()).unwrap_or_default();
-    if !options.gamed.is_empty() {
-        regulariser = own_regulariser(table, chosen, &deltas, &difficulties, &options.gamed)?;
+    let mut regulariser = match (&options.published, difficulties.source) {
+        (Some(published), DifficultySource::Published) => published.gamed.clone(),
+        _ => Vec::new(),
+    };
+    let found = if regulariser.is_empty() { gamed_by_name(table, chosen) } else { Vec::new() };
+    let gamed = if options.gamed.is_empty() { &found } else { &options.gamed };
+    if !gamed.is_empty() {
+        regulariser = own_regulariser(table, chosen, &deltas, &difficulties, gamed)?;
+        difficulties.how += &format!("; `{}` in place of gamed baselines", gamed.join("`, `"));
     }
     if difficulties.source == DifficultySource::None {
         regulariser.iter_mut().for_each(|row| row.difficulty = 0.0);
@@ -135,7 +146,8 @@ pub(crate) fn control_lengths(
     let fits = side_by_side(chosen.judged.len(), &of_model, progress).into_iter().collect::<Result<Vec<Option<Fit>>>>()?;
     let n_regulariser = regulariser.iter().filter(|row| row.p_win.is_some()).count();
     if n_regulariser == 0 {
-        difficulties.how += "; no rows of a gamed baseline tie the slopes down";
+        difficulties.how += "; nothing ties the slopes of length and difficulty down: judge a verbose and a concise version of \
+                             the baseline too and name them with `--lc-gamed`";
     }
     let instructions = chosen.judged.iter().map(|one| one.rows.iter().map(|row| table.instruction[*row]).collect()).collect();
     Ok(ControlledLengths {
@@ -144,6 +156,7 @@ pub(crate) fn control_lengths(
         source: difficulties.source,
         n_regulariser,
         how: difficulties.how,
+        misfit: difficulties.misfit,
         estimated: difficulties.estimated,
     })
 }
@@ -175,12 +188,18 @@ fn side_by_side<T: Send>(n: usize, work: &(dyn Fn(usize) -> T + Sync), progress:
 }
 
 /// The weights of every fitted model, the baseline's all 0 in front.
-pub(crate) fn weights(table: &JudgementTable, chosen: &Chosen, controlled: &ControlledLengths) -> WeightTable {
+pub(crate) fn weights(
+    table: &JudgementTable,
+    chosen: &Chosen,
+    controlled: &ControlledLengths,
+    wanted: &[Covariate],
+) -> WeightTable {
     let mut weights = WeightTable::default();
     weights.set(&chosen.baseline, ModelWeights::default());
     for (one, fit) in chosen.judged.iter().zip(&controlled.fits) {
         if let Some(fit) = fit {
-            weights.set(table.models().name(one.model), fit.weights);
+            let covariates = wanted.iter().map(|covariate| covariate.name().to_owned()).zip(fit.covariates.iter().copied());
+            weights.set_with(table.models().name(one.model), fit.weights, covariates);
         }
     }
     weights
@@ -221,10 +240,18 @@ fn covariates(table: &JudgementTable, one: &Judged, wanted: &[Covariate]) -> Res
     one.rows.iter().map(of_row).collect()
 }
 
+/// The judged models whose names make them verbose or concise versions of the baseline, as AlpacaEval calls them.
+fn gamed_by_name(table: &JudgementTable, chosen: &Chosen) -> Vec<String> {
+    let names = ["verbose", "concise"].map(|how| format!("{}_{how}", chosen.baseline));
+    let is_judged = |name: &String| chosen.judged.iter().any(|one| table.models().name(one.model) == name);
+    names.into_iter().filter(is_judged).collect()
+}
+
 /// The difficulties of a leaderboard's rows.
 struct Difficulties {
     source: DifficultySource,
     how: String,
+    misfit: Option<String>,
     /// By the instruction's number, or by the row's place.
     values: Vec<f64>,
     by_row: bool,
@@ -236,7 +263,14 @@ impl Difficulties {
         let Some(published) = &options.published else { return Self::estimated(table, chosen, deltas) };
         let of = |values, by_row, how: String| {
             let how = format!("{} published difficulties, {how}", published.n_instructions());
-            Self { source: DifficultySource::Published, how, values, by_row, estimated: Vec::new() }
+            let misfit = (chosen.baseline != PUBLISHED_BASELINE).then(|| {
+                format!(
+                    "the published difficulties and gamed baselines belong to the baseline `{PUBLISHED_BASELINE}`, and these judgements \
+                     are against `{}`; AlpacaEval uses them all the same",
+                    chosen.baseline
+                )
+            });
+            Self { source: DifficultySource::Published, how, misfit, values, by_row, estimated: Vec::new() }
         };
         if options.join == Join::Row {
             let longest = chosen.judged.iter().max_by_key(|one| one.rows.len());
@@ -257,17 +291,22 @@ impl Difficulties {
             }
         }
         let mut without: Vec<u32> = chosen.judged.iter().flat_map(|one| &one.rows).map(|row| table.instruction[*row]).collect();
-        without.retain(|instruction| values[*instruction as usize].is_nan());
         without.sort_unstable();
         without.dedup();
-        if let Some(first) = without.first() {
-            let question: String = table.instructions().name(*first).chars().take(60).collect();
-            let message = format!("{} instructions have no published difficulty, for example `{question}`", without.len());
+        let n = without.len();
+        without.retain(|instruction| values[*instruction as usize].is_nan());
+        let Some(first) = without.first() else { return Ok(of(values, false, how)) };
+        let question: String = table.instructions().name(*first).chars().take(60).collect();
+        let message = format!("{} of {n} instructions have no published difficulty, for example `{question}`", without.len());
+        let estimated = Self::estimated(table, chosen, deltas)?;
+        if estimated.source == DifficultySource::None {
             return Err(Error::invalid_data(message).with_hint(
-                "the published ones belong to AlpacaEval's 805; leave `--lc-data` out to estimate them from your judgements",
+                "the published ones belong to AlpacaEval's 805; judgements of three models or more are enough to estimate them, \
+                 and without `--lc-data` lengths are controlled without difficulties",
             ));
         }
-        Ok(of(values, false, how))
+        let misfit = format!("{message}: neither the published difficulties nor the gamed baselines are used");
+        Ok(Self { misfit: Some(misfit), ..estimated })
     }
 
     fn estimated(table: &JudgementTable, chosen: &Chosen, deltas: &[Vec<f64>]) -> Result<Self> {
@@ -275,7 +314,8 @@ impl Difficulties {
             (0..chosen.judged.len()).filter(|i| table.models().name(chosen.judged[*i].model) != chosen.baseline).collect();
         if others.len() < FEWEST_MODELS {
             let how = format!("without difficulties: {} models are too few to estimate them from", others.len());
-            return Ok(Self { source: DifficultySource::None, how, values: Vec::new(), by_row: false, estimated: Vec::new() });
+            let (values, estimated) = (Vec::new(), Vec::new());
+            return Ok(Self { source: DifficultySource::None, how, misfit: None, values, by_row: false, estimated });
         }
         // The instructions that occur, numbered without gaps.
         let mut number: HashMap<u32, usize> = HashMap::new();
@@ -308,7 +348,7 @@ impl Difficulties {
             names.len(),
             models.len()
         );
-        Ok(Self { source: DifficultySource::Estimated, how, values, by_row: false, estimated })
+        Ok(Self { source: DifficultySource::Estimated, how, misfit: None, values, by_row: false, estimated })
     }
 
     /// The difficulty of a model's k-th row.

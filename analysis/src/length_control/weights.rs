@@ -1,5 +1,7 @@
-//! The weights of length-controlled fits as AlpacaEval keeps them: a CSV file, one row a model.
+//! The weights of length-controlled fits as AlpacaEval keeps them: a CSV file, one row a model. Fits with further covariates have
+//! further columns, `np.tanh(std_delta_lists)` and so on, which the package passes over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use farmhand_core::run::write_atomic;
@@ -19,7 +21,12 @@ const COLUMNS: [&str; 3] = ["np.tanh(std_delta_len)", "instruction_difficulty", 
 pub struct WeightTable {
     /// Model and weights, in the file's order; a baseline has all weights 0.
     pub models: Vec<(String, ModelWeights)>,
+    /// The weights of further covariates by their names, of the models whose fits had any.
+    pub covariates: BTreeMap<String, BTreeMap<String, f64>>,
 }
+
+/// The column of a covariate, and what stands around its name in it.
+const COVARIATE_COLUMN: [&str; 2] = ["np.tanh(std_delta_", ")"];
 
 impl WeightTable {
     /// Reads a file in the package's form. Of a model that stands there twice, the last row counts, as there.
@@ -30,6 +37,10 @@ impl WeightTable {
         let csv = CsvRows::read(path)?;
         let [length, difficulty, model] = COLUMNS.map(|name| csv.column(name));
         let (length, difficulty, model) = (length?, difficulty?, model?);
+        let [start, end] = COVARIATE_COLUMN;
+        let covariate = |column: usize| Some((csv.name(column).strip_prefix(start)?.strip_suffix(end)?.to_owned(), column));
+        let covariates: Vec<(String, usize)> =
+            (0..csv.header.len()).filter(|column| *column != length).filter_map(covariate).collect();
         let mut table = Self::default();
         for row in 0..csv.rows.len() {
             let weights = ModelWeights {
@@ -37,7 +48,11 @@ impl WeightTable {
                 difficulty: csv.needed_number(row, difficulty)?,
                 model: csv.needed_number(row, model)?,
             };
-            table.set(&csv.rows[row][0], weights);
+            let mut of_row = Vec::new();
+            for (name, column) in &covariates {
+                of_row.extend(csv.number(row, *column)?.map(|weight| (name.clone(), weight)));
+            }
+            table.set_with(&csv.rows[row][0], weights, of_row);
         }
         if csv.name(0) == COLUMNS[0] {
             return Err(Error::invalid_data(format!("`{}` does not name the models in its first column", path.display())));
@@ -47,8 +62,26 @@ impl WeightTable {
 
     /// Sets a model's weights; an earlier row of it goes.
     pub fn set(&mut self, model: &str, weights: ModelWeights) {
+        self.set_with(model, weights, []);
+    }
+
+    /// Sets a model's weights with those of further covariates; an earlier row of it goes.
+    pub fn set_with(&mut self, model: &str, weights: ModelWeights, covariates: impl IntoIterator<Item = (String, f64)>) {
         self.models.retain(|(name, _)| name != model);
         self.models.push((model.to_owned(), weights));
+        let covariates: BTreeMap<String, f64> = covariates.into_iter().collect();
+        self.covariates.remove(model);
+        if !covariates.is_empty() {
+            self.covariates.insert(model.to_owned(), covariates);
+        }
+    }
+
+    /// Takes the rows of another table; of a model that is in both, the other's counts.
+    pub fn extend(&mut self, other: &Self) {
+        for (model, weights) in &other.models {
+            let covariates = other.covariates.get(model).into_iter().flatten();
+            self.set_with(model, *weights, covariates.map(|(name, weight)| (name.clone(), *weight)));
+        }
     }
 
     /// Writes the package's file: sixteen decimals.
@@ -56,9 +89,18 @@ impl WeightTable {
     /// # Errors
     /// When the disk refuses.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut text = format!(",{}\n", COLUMNS.join(","));
+        let names: BTreeSet<&String> = self.covariates.values().flat_map(BTreeMap::keys).collect();
+        let [start, end] = COVARIATE_COLUMN;
+        let header: Vec<String> = names.iter().map(|name| format!(",{start}{name}{end}")).collect();
+        let mut text = format!(",{}{}\n", COLUMNS.join(","), header.concat());
         for (model, weights) in &self.models {
-            text += &format!("{},{:.16},{:.16},{:.16}\n", cell(model), weights.length, weights.difficulty, weights.model);
+            text += &format!("{},{:.16},{:.16},{:.16}", cell(model), weights.length, weights.difficulty, weights.model);
+            let of_model = self.covariates.get(model);
+            for name in &names {
+                let weight = of_model.and_then(|weights| weights.get(*name));
+                text += &weight.map_or_else(|| ",".to_owned(), |weight| format!(",{weight:.16}"));
+            }
+            text.push('\n');
         }
         write_atomic(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::io("write", path, error)))
     }
@@ -128,6 +170,27 @@ mod tests {
         assert_eq!((read.models.len(), read.of("c").expect("there").difficulty), (2, 0.25));
         assert!((read.of("c").expect("there").length + 1.0 / 3.0).abs() < 1e-16);
         assert!(read.of("d").expect_err("not there").hint().expect("a hint").contains("2 models"));
+    }
+
+    #[test]
+    fn weights_of_covariates_are_kept_and_models_without_them_stay_as_they_are() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("w.csv");
+        let mut table = WeightTable::default();
+        table.set("plain", ModelWeights { length: -1.0, difficulty: 0.5, model: 0.25 });
+        let found = [("markdown".to_owned(), -0.75), ("lists".to_owned(), 0.125)];
+        table.set_with("rich", ModelWeights { length: -0.5, difficulty: 1.0, model: 2.0 }, found);
+        table.write(&path).expect("written");
+        let text = std::fs::read_to_string(&path).expect("there");
+        let header = text.lines().next().expect("a header");
+        assert!(header.ends_with("astype(float),np.tanh(std_delta_lists),np.tanh(std_delta_markdown)"), "{header}");
+        assert!(text.contains("plain,-1.0000000000000000,0.5000000000000000,0.2500000000000000,,\n"), "{text}");
+        let mut read = WeightTable::read(&path).expect("read");
+        assert_eq!(read, table);
+        let mut newer = WeightTable::default();
+        newer.set("rich", ModelWeights::default());
+        read.extend(&newer);
+        assert_eq!((read.models.len(), read.covariates.len()), (2, 0));
     }
 
     #[test]

@@ -261,7 +261,9 @@ impl Standings {
             places.into_iter().zip(&mut metrics).for_each(|(place, metrics)| metrics.extend(place));
             baseline_elo = of_baseline;
         }
-        let weights = lengths.as_ref().map(|lengths| length_control::weights(table, &chosen, lengths)).unwrap_or_default();
+        let wanted = options.length_control.as_ref().map_or(&[][..], |control| &control.covariates);
+        let weights =
+            lengths.as_ref().map(|lengths| length_control::weights(table, &chosen, lengths, wanted)).unwrap_or_default();
         let leaderboard = board(table, &chosen, metrics, options, &rank_by)?;
         let Chosen { annotator, baseline, decisions, .. } = chosen;
         Ok(Self { leaderboard, annotator, baseline, decisions, length_control: lengths, weights, baseline_elo, power })

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{AnnotatorsArgs, Common, JudgeArgs, LeaderboardArgs, TransferArgs};
 
@@ -11,6 +11,7 @@ use super::{AnnotatorsArgs, Common, JudgeArgs, LeaderboardArgs, TransferArgs};
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
+    group = ArgGroup::new("tables").multiple(true).args(["annotations", "from_weights"]),
     after_help = "\
 Examples:
   farmhand evaluate --outputs dpo/completions.jsonl --reference sft/completions.jsonl --out eval --model my-sft

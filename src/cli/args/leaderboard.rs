@@ -16,37 +16,40 @@ pub struct LeaderboardArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METRICS", requires = "annotations")]
     pub metrics: Vec<MetricArg>,
     /// How the leaderboard is printed; `csv` is AlpacaEval's `leaderboard.csv`.
-    #[arg(long, value_enum, default_value_t = LayoutArg::Table)]
+    #[arg(long, value_enum, default_value_t = LayoutArg::Table, requires = "tables")]
     pub format: LayoutArg,
     /// The column to rank by, as in the CSV; unset: length_controlled_winrate where there is one, otherwise win_rate.
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "annotations")]
     pub rank_by: Option<String>,
     /// Whose judgements count, where the files have several judges; `all` takes them together.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "annotations")]
     pub judge: Option<String>,
     /// The baseline, where the files have several (AlpacaEval's generator_1).
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "tables")]
     pub baseline: Option<String>,
     /// What becomes of a second verdict of a judge on the same model and instruction.
-    #[arg(long, value_enum, default_value_t = DuplicatesArg::Refuse)]
+    #[arg(long, value_enum, default_value_t = DuplicatesArg::Refuse, requires = "annotations")]
     pub duplicates: DuplicatesArg,
     /// Count only instructions on which every model has a verdict.
-    #[arg(long)]
+    #[arg(long, requires = "annotations")]
     pub common_instructions: bool,
     /// Resamples of the instructions for the win rate's interval; 0 takes the normal one.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, requires = "annotations")]
     pub resamples: usize,
     /// Tell how many instructions it takes to see a difference of so many percentage points between two of the models.
     #[arg(long, value_name = "POINTS", value_parser = points, requires = "annotations")]
     pub power: Option<f64>,
-    /// The folder of AlpacaEval's `instruction_difficulty.csv` and `df_gamed.csv` (also .gz), for length control as published.
-    /// Without it, `--metrics length_controlled` estimates difficulties and slopes from the judgements of three models or more.
-    #[arg(long, value_name = "DIR")]
+    /// The folder of AlpacaEval's `instruction_difficulty.csv` and `df_gamed.csv` (also .gz), for length control as published. Where
+    /// they do not have all instructions, and without the folder (`--metrics length_controlled`), difficulties are estimated from the
+    /// judgements of three models or more, and judged models called like the baseline with `_verbose` or `_concise` behind it take
+    /// the place of the gamed ones.
+    #[arg(long, value_name = "DIR", requires = "tables")]
     pub lc_data: Option<PathBuf>,
     /// How published difficulties find their rows.
-    #[arg(long, value_enum, default_value_t = JoinArg::Instruction)]
+    #[arg(long, value_enum, default_value_t = JoinArg::Instruction, requires = "lc_data")]
     pub lc_join: JoinArg,
-    /// Judged models that are verbose or concise versions of the baseline: they tie the slopes of length and difficulty down.
+    /// Judged models that are verbose or concise versions of the baseline: they tie the slopes of length and difficulty down, in
+    /// place of `df_gamed.csv` and of those found by their names.
     #[arg(long, value_delimiter = ',', value_name = "MODELS", requires = "annotations")]
     pub lc_gamed: Vec<String>,
     /// What else is taken out of the verdicts beside the length; needs the texts of the answers.

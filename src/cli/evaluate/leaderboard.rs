@@ -22,6 +22,7 @@ pub(super) fn leaderboard(args: &EvaluateArgs, cli: &Cli, terminal: &Terminal) -
     if let Some(weights) = &board.from_weights {
         return from_weights(weights, board, cli);
     }
+    refuse_judging(args)?;
     let options = options(args)?;
     let (table, outputs) = read(args, terminal)?;
     let started = Instant::now();
@@ -48,6 +49,25 @@ pub(super) fn leaderboard(args: &EvaluateArgs, cli: &Cli, terminal: &Terminal) -
     let caption =
         format!("{} models against `{}`, judged by `{}`\n", standings.leaderboard.len(), standings.baseline, standings.annotator);
     print(&standings.leaderboard, &caption, &document, board.format, cli)
+}
+
+/// Options that say how answers are judged have no use where the judgements are there.
+fn refuse_judging(args: &EvaluateArgs) -> Result<()> {
+    let judge = &args.judge;
+    let given = [
+        ("--annotator", judge.annotator != "pool"),
+        ("--model", judge.model.is_some()),
+        ("--reward-model", judge.reward_model.is_some()),
+        ("--budget", judge.budget.is_some()),
+        ("--set", !args.common.set.is_empty()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::invalid_config(format!(
+            "`{option}` says how answers are judged, but `--annotations` holds finished judgements"
+        ))
+        .with_hint("to judge answers, give `--outputs` with `--reference`; to choose among the judges of files, `--judge NAME`")),
+    }
 }
 
 /// Prints every model of a file of weights against one of them.
@@ -175,6 +195,9 @@ fn tell(standings: &Standings, outputs: &OutputLengths, terminal: &Terminal) {
         terminal.note(&format!("answers of models without judgements are not used: `{}`", others.join("`, `")));
     }
     if let Some(lengths) = &standings.length_control {
+        if let Some(misfit) = &lengths.misfit {
+            terminal.warn(misfit);
+        }
         let text = format!("length control: {}; {} rows tie the slopes down", lengths.how, lengths.n_regulariser);
         if lengths.source == DifficultySource::Published { terminal.note(&text) } else { terminal.warn(&text) }
     }
@@ -194,9 +217,7 @@ fn tell(standings: &Standings, outputs: &OutputLengths, terminal: &Terminal) {
 fn save_weights(path: &Path, weights: &WeightTable, lengths: &ControlledLengths, terminal: &Terminal) -> Result<()> {
     let mut all = if path.is_file() { WeightTable::read(path)? } else { WeightTable::default() };
     let n_before = all.models.len();
-    for (model, weights) in &weights.models {
-        all.set(model, *weights);
-    }
+    all.extend(weights);
     let n_kept = all.models.len() - weights.models.len();
     all.write(path)?;
     if n_before > 0 {
@@ -221,10 +242,13 @@ fn document(standings: &Standings, table: &JudgementTable) -> Result<Value> {
             .weights
             .models
             .iter()
-            .map(|(model, w)| json!({ "model": model, "length": w.length, "difficulty": w.difficulty, "own": w.model }))
+            .map(|(model, w)| {
+                let covariates = standings.weights.covariates.get(model);
+                json!({ "model": model, "length": w.length, "difficulty": w.difficulty, "own": w.model, "covariates": covariates })
+            })
             .collect();
         json!({
-            "difficulties": lengths.source, "how": lengths.how, "n_regulariser": lengths.n_regulariser, "weights": weights,
+            "difficulties": lengths.source, "how": lengths.how, "misfit": lengths.misfit, "n_regulariser": lengths.n_regulariser, "weights": weights,
         })
     });
     Ok(json!({

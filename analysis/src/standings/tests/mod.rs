@@ -195,8 +195,14 @@ fn difficulties_come_from_the_judgements_where_there_are_enough_models() {
     let unpublished = with_row(&simulated(&models, 200), |row| row.instruction = "new").clone();
     let published = crate::PublishedLengthControl::read(dir.path()).expect("read");
     let control = LengthControl { published: Some(published), ..LengthControl::default() };
-    let message = refused(&unpublished, &StandingsOptions { length_control: Some(control), ..options });
-    assert!(message.contains("1 instructions have no published difficulty, for example `new`"), "{message}");
+    // Published vectors that do not fit: estimated from the judgements, which is said, or refused where they are too few.
+    let options = StandingsOptions { length_control: Some(control), ..options };
+    let found = made(&unpublished, &options).length_control.expect("controlled");
+    assert_eq!((found.source, found.n_regulariser, found.estimated.len()), (DifficultySource::Estimated, 0, 201));
+    let misfit = found.misfit.expect("told");
+    assert!(misfit.contains("1 of 201 instructions have no published difficulty, for example `new`"), "{misfit}");
+    let few = with_row(&simulated(&models[..2], 200), |row| row.instruction = "new");
+    assert!(refused(&few, &options).contains("1 of 201 instructions have no published difficulty"));
 }
 
 #[test]
@@ -206,6 +212,12 @@ fn judged_versions_of_the_baseline_tie_the_slopes_down() {
     let options = StandingsOptions { length_control: Some(control), n_resamples: 0, ..StandingsOptions::default() };
     let standings = made(&simulated(&models, 100), &options);
     assert_eq!(standings.length_control.expect("controlled").n_regulariser, 100);
+    // They are found by their names too, and published vectors of another baseline are told to be that.
+    let control = LengthControl::default();
+    let by_name = made(&simulated(&models, 100), &StandingsOptions { length_control: Some(control), ..options.clone() });
+    let found = by_name.length_control.expect("controlled");
+    assert_eq!((found.n_regulariser, found.misfit), (100, None));
+    assert!(found.how.contains("`base_verbose` in place of gamed baselines"), "{}", found.how);
     let control = LengthControl { gamed: vec!["x".into()], ..LengthControl::default() };
     let message = refused(&simulated(&models, 100), &StandingsOptions { length_control: Some(control), ..options });
     assert!(message.contains("no judgement is on `x`"), "{message}");
