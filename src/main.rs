@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    if let Some(code) = cli::main(&cli) {
+    // A plugin may need libtorch.
+    if cli.plugins.is_empty() && let Some(code) = cli::main(&cli) {
         return code;
     }
     let engine = engine_path();
