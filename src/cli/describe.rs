@@ -132,7 +132,10 @@ fn markdown(subjects: &[Subject]) -> String {
         if let Some(paper) = subject.paper {
             text += &format!(" Paper: <{paper}>.");
         }
-        text += &format!("\n\n```toml\n{}\n```\n", subject.usage);
+        text += &match subject.usage.starts_with("farmhand ") {
+            true => format!("\n\n```console,no-run=needs your own files\n$ {}\n```\n", subject.usage),
+            false => format!("\n\n```toml\n{}\n```\n", subject.usage),
+        };
         for (name, whose) in &subject.presets {
             text += &format!("\n`preset = \"{name}\"` takes the options from {whose}; those that stand beside it change them.\n");
         }

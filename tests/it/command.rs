@@ -67,9 +67,11 @@ pub(crate) fn farmhand(dir: &Path, args: &[&str]) -> Finished {
     command(dir, args).output().expect("farmhand starts").into()
 }
 
-/// A file of `tests/fixtures`.
+/// A file of `tests/fixtures`, or one of the example configurations.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = root.join("tests/fixtures").join(name);
+    if own.exists() { own } else { root.join("examples/configs").join(name) }
 }
 
 /// Every file below `dir` with its contents, sorted by path.

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, for each one more links libtorch and polars again.
 
 mod annotate;
+mod book;
 mod checkpoint;
 mod cli;
 mod command;

@@ -21,6 +21,7 @@ pub(crate) fn check(workshop: &Workshop) -> Result<()> {
         summary.step(name, || run(name, &mut command))?;
     }
     summary.step("generated pages", || crate::pages::compare(workshop))?;
+    summary.step("the book", || crate::book::build(workshop).map(drop))?;
     summary.print();
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! `cargo xtask` runs it; it depends on nothing but std, so it builds in a second and without libtorch.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks to its user")]
 
+mod book;
 mod cargo;
 mod check;
 mod failure;
@@ -29,8 +30,9 @@ Tasks:
   setup [--shared]     fetch the pinned libtorch (544 MB to download, 0.5 GB on disk) unless it is there;
                        --shared keeps it and compiled crates in ~/.cache/farmhand, for all clones
   build [--release]    build the program, linked as `./farmhand`; other ARGS go to `cargo build`
-  check                format, lints, tests, documentation, generated pages: what must pass before a commit
+  check                format, lints, tests, documentation, generated pages, the book: what must pass before a commit
   docs                 write the generated pages again (docs/reference.md, docs/methods.md)
+  book                 build the book of docs/ into target/book and check its links
   new KIND NAME        start a component: one file that compiles, works, is registered and tested;
                        KIND is learner, annotator, evaluator, policy or reward-model
   env                  print the variables these tasks set, for plain cargo: eval \"$(cargo xtask env)\"
@@ -68,13 +70,14 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
     let asks_for_help = matches!(args.first().and_then(|arg| arg.to_str()), Some("--help" | "-h"));
     match task.to_str().unwrap_or_default() {
         "help" | "--help" | "-h" => print!("{HELP}"),
-        "setup" | "check" | "docs" | "new" | "env" if asks_for_help => print!("{HELP}"),
+        "setup" | "check" | "docs" | "book" | "new" | "env" if asks_for_help => print!("{HELP}"),
         "setup" => set_up(&args)?,
         "demo" => demo(&args)?,
         "test" => test(&args)?,
         "build" => build(&args)?,
         "check" => no_args("check", &args).and_then(|()| check::check(&workshop()?))?,
         "docs" => no_args("docs", &args).and_then(|()| pages::write(&workshop()?))?,
+        "book" => no_args("book", &args).and_then(|()| book(&workshop()?))?,
         "new" => new_component::new(&Places::find(false)?.root, &args)?,
         "env" => print_env(&args)?,
         other => return Err(Failure::usage(format!("unknown task `{other}`"))),
@@ -84,6 +87,11 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
 
 fn workshop() -> Result<Workshop> {
     Workshop::open(Places::find(false)?)
+}
+
+fn book(workshop: &Workshop) -> Result<()> {
+    println!("{}", book::build(workshop)?.join("index.html").display());
+    Ok(())
 }
 
 fn no_args(task: &str, args: &[OsString]) -> Result<()> {
