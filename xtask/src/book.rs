@@ -36,7 +36,17 @@ fn mdbook(workshop: &Workshop) -> Result<PathBuf> {
     }
     eprintln!("compiling mdBook {MDBOOK} into `{}`, once: about a minute", tools.display());
     let version = format!("={MDBOOK}");
-    let mut install = workshop.cargo(["install", "mdbook", "--debug", "--locked", "--no-default-features", "--features", "search", "--version", &version]);
+    let mut install = workshop.cargo([
+        "install",
+        "mdbook",
+        "--debug",
+        "--locked",
+        "--no-default-features",
+        "--features",
+        "search",
+        "--version",
+        &version,
+    ]);
     run("the installation of mdBook", install.arg("--root").arg(&tools))?;
     Ok(own)
 }

@@ -12,10 +12,10 @@ pub(super) fn understood(command: &str) -> Result<(), String> {
         if !matches!(program, "farmhand" | "my-farmhand" | "./farmhand") {
             continue;
         }
-        if let Err(error) = Cli::try_parse_from(&words) {
-            if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                return Err(error.to_string());
-            }
+        if let Err(error) = Cli::try_parse_from(&words)
+            && !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+        {
+            return Err(error.to_string());
         }
     }
     Ok(())
