@@ -38,7 +38,9 @@ fn try_one(text: &str, folder: &Path) -> Result<(), String> {
     let mut experiment: Table = toml::from_str(&tiny).expect("it is run by other tests");
     for (key, value) in piece {
         match (key.as_str(), value, experiment.get_mut(&key)) {
-            ("methods", Value::Table(methods), Some(Value::Table(known))) => known.extend(methods),
+            // Tables of which one key is chosen.
+            ("annotator" | "data" | "model", value, _) => drop(experiment.insert(key, value)),
+            (_, Value::Table(table), Some(Value::Table(known))) => known.extend(table),
             (_, value, _) => drop(experiment.insert(key, value)),
         }
     }
