@@ -104,6 +104,7 @@ chapters! {
     introduction = "introduction.md",
     labelling = "labelling.md",
     methods = "methods.md",
+    models = "models.md",
     over_optimisation = "over-optimisation.md",
     plugins = "plugins.md",
     reference = "reference.md",
@@ -166,6 +167,12 @@ fn blocks_that_are_not_run_say_why_and_are_understood() {
                 assert!(REASONS.contains(&reason), "{place}: `{reason}` is none of {REASONS:?}");
                 not_run.push(format!("{place}: {reason}"));
             }
+        }
+    }
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    for block in Chapter::read(&readme).blocks {
+        if let Err(problem) = command_line::understood(&block.text) {
+            panic!("README.md:{}: {problem}", block.line);
         }
     }
     println!("{} blocks of commands are not run:\n{}", not_run.len(), not_run.join("\n"));

@@ -132,7 +132,9 @@ fn own_program(farmhand: &Path) -> PathBuf {
     let is_old = built(&program).is_ok_and(|time| built(farmhand).is_ok_and(|other| time < other));
     if !program.exists() || is_old {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--workspace", "--example", "own_program"]);
+        let target = farmhand.parent().and_then(Path::parent).expect("two folders");
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", target);
+        build.args(["build", "--offline", "--workspace", "--example", "own_program"]);
         let finished: Finished = build.output().expect("cargo starts").into();
         finished.expect_success();
     }
