@@ -12,8 +12,5 @@ mod broken_text;
 mod r_dpo;
 
 fn main() -> ExitCode {
-    match farmhand::cli::args::parse() {
-        Ok(cli) => farmhand::cli::main(&cli),
-        Err(code) => code,
-    }
+    farmhand::main()
 }

@@ -106,6 +106,7 @@ chapters! {
     methods = "methods.md",
     models = "models.md",
     over_optimisation = "over-optimisation.md",
+    own_program = "own-program.md",
     plugins = "plugins.md",
     reference = "reference.md",
     reproducing_alpacafarm = "reproducing-alpacafarm.md",

@@ -9,7 +9,7 @@ pub(super) fn understood(command: &str) -> Result<(), String> {
     for words in simple_commands(command) {
         let words: Vec<&String> = words.iter().skip_while(|word| is_assignment(word)).collect();
         let Some(program) = words.first().map(|word| word.as_str()) else { continue };
-        if !matches!(program, "farmhand" | "my-farmhand" | "./farmhand") {
+        if !matches!(program.rsplit('/').next(), Some("farmhand" | "my-farmhand")) {
             continue;
         }
         if let Err(error) = Cli::try_parse_from(&words)
