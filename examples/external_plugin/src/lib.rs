@@ -168,10 +168,11 @@ fn losses(ratios: &LogRatios, beta: f64, length_weight: f64) -> Tensor {
 }
 // ANCHOR_END: loss
 
-// ANCHOR: tests
-
+// ANCHOR: export
 farmhand_core::export_plugin!();
+// ANCHOR_END: export
 
+// ANCHOR: tests
 #[cfg(test)]
 mod tests {
     use farmhand_plugins::rl::pairwise::PairwiseLink;
