@@ -121,7 +121,7 @@ enum Judged {
     /// One with texts.
     Full(Vec<Judgement>),
     /// One of the compact form: indices, preferences and lengths.
-    Compact(JudgementTable),
+    Compact(Box<JudgementTable>),
 }
 
 fn judged_in(path: &Path) -> Result<Judged> {
@@ -134,7 +134,9 @@ fn judged_in(path: &Path) -> Result<Judged> {
     match read_judgements(&file, &read_options(false)) {
         Ok((judgements, _)) => Ok(Judged::Full(judgements)),
         // The table of judgements knows the compact form; of any other, the first reader tells what is wrong.
-        Err(error) => JudgementTable::read(&[&file], &TableOptions::default()).map(Judged::Compact).map_err(|_| error),
+        Err(error) => JudgementTable::read(&[&file], &TableOptions::default())
+            .map(|table| Judged::Compact(Box::new(table)))
+            .map_err(|_| error),
     }
 }
 
