@@ -18,6 +18,7 @@ mod judging_judges;
 mod label;
 mod leaderboard;
 mod learners;
+mod own_binary;
 mod pipeline;
 mod plugins;
 mod promises;
