@@ -92,7 +92,7 @@ fn every_form_is_asked_in_its_way_and_scores_come_back_in_order() {
         if form == Form::VllmPooling {
             config.turns = None;
         }
-        let scores = scored(&Desk::new(), &config, &instruction).expect(form.name());
+        let scores = scored(&Desk::new(), &config, &instruction).unwrap_or_else(|error| panic!("{form:?}: {error}"));
         assert_eq!(scores, [1.0, 2.0, 0.0, 4.0, 1.0].map(|n| n + offset), "{form:?}");
         let requests = server.received();
         assert_eq!(requests.len(), if form == Form::VllmPooling { 5 } else { 3 }, "{form:?}");

@@ -120,6 +120,6 @@ fn options_that_cannot_work_are_located() {
     wrong.ask.server.api = farmhand_endpoints::Api::Anthropic;
     let paths: Vec<String> = wrong.problems().into_iter().map(|problem| problem.path).collect();
     assert_eq!(paths, ["batch.max_requests", "batch"]);
-    let written: Value = serde_json::to_value(&config("http://127.0.0.1:1/v1".to_owned(), 10)).expect("JSON");
+    let written: Value = serde_json::to_value(config("http://127.0.0.1:1/v1".to_owned(), 10)).expect("JSON");
     assert_eq!(written["batch"]["max_requests"], 10);
 }
