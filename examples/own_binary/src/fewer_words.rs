@@ -14,9 +14,9 @@ register! {
 /// Options of `[annotator.fewer_words]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct FewerWordsConfig {
+pub(crate) struct FewerWordsConfig {
     /// Words that an answer may have more than the other and still tie.
-    pub tolerance: usize,
+    pub(crate) tolerance: usize,
 }
 
 #[typetag::serde(name = "fewer_words")]
