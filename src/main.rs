@@ -15,7 +15,9 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     // A plugin may need libtorch.
-    if cli.plugins.is_empty() && let Some(code) = cli::main(&cli) {
+    if cli.plugins.is_empty()
+        && let Some(code) = cli::main(&cli)
+    {
         return code;
     }
     let engine = engine_path();

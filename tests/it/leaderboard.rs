@@ -14,7 +14,7 @@ fn annotations(model: &str, nth: usize, n: usize) -> Vec<Value> {
         json!({
             "instruction": format!("Say {i}."), "output_1": "a".repeat(50 + i % 17), "generator_1": "base", "dataset": "koala",
             "output_2": "b".repeat(40 + (i * 7) % 31), "generator_2": model, "annotator": "gpt4",
-            "preference": if i % nth == 0 { 1.9 } else { 1.2 },
+            "preference": if i.is_multiple_of(nth) { 1.9 } else { 1.2 },
         })
     };
     (0..n).map(record).collect()
