@@ -18,8 +18,8 @@ const SMALLER: [(&str, u64); 6] =
 
 /// Every learner that makes a policy, with small options.
 fn learners() -> Vec<(&'static ComponentInfo, Value, Requirements)> {
-    // The program knows nothing of templates.
-    let is_known = |info: &&ComponentInfo| info.kind == ComponentKind::Learner && !info.name.starts_with("template_");
+    // The program knows nothing of what is compiled into this test.
+    let is_known = |info: &&ComponentInfo| info.kind == ComponentKind::Learner && info.package != env!("CARGO_PKG_NAME");
     let all = components().into_iter().filter(is_known);
     let learners = all.map(|info| {
         let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("JSON");
