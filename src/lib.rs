@@ -18,6 +18,7 @@ pub mod cli;
 pub mod hub;
 pub mod pipeline;
 mod program;
+mod variables;
 
 pub use farmhand_core as core;
 pub use program::main;

@@ -4,6 +4,7 @@
 #[path = "cli/tables.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the engine reads the other fields")]
 mod cli;
+mod variables;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -23,15 +24,8 @@ fn main() -> ExitCode {
     let engine = engine_path();
     let mut command = Command::new(&engine);
     command.args(std::env::args_os().skip(1));
-    // libgomp's threads spin while they wait, which ruins every other program on a small machine. libgomp reads this
-    // when it is loaded, so it must be set before the engine starts.
-    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-        command.env("OMP_WAIT_POLICY", "PASSIVE");
-    }
-    // With this much scratch space per stream cuBLAS gives the same bits every time; read when CUDA starts.
-    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
-        command.env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
-    }
+    // Set before the engine starts, so that it need not start again.
+    command.envs(variables::missing());
     let error = command.exec();
     report(&format!("cannot start `{}`: {error}", engine.display()));
     ExitCode::from(1)

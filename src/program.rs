@@ -4,11 +4,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use crate::cli;
-
-/// What libraries read when they are loaded, unless the user says otherwise. libgomp's threads spin while they wait, which ruins every
-/// other program on a small machine; with this much scratch space per stream cuBLAS gives the same bits every time.
-const VARIABLES: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "PASSIVE"), ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")];
+use crate::{cli, variables};
 
 /// Does what the command line says, with every component that is linked: the built-in ones and those of the crates that the program
 /// names. It is all that the `main` of a binary of one's own needs:
@@ -47,7 +43,7 @@ pub fn main() -> ExitCode {
 
 /// Becomes the same program with the variables that are missing; comes back when none is.
 fn start_again_with_variables() {
-    let missing: Vec<_> = VARIABLES.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
+    let missing = variables::missing();
     let Ok(own) = std::env::current_exe() else { return };
     if missing.is_empty() {
         return;

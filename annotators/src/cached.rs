@@ -202,7 +202,7 @@ impl Annotator for Cached {
                 (None, Some(Ok(annotation))) if first_of[key] == i => Ok(annotation.clone()),
                 // The same comparison once more in one call.
                 (None, Some(Ok(annotation))) => StoredOutcome::Verdict(annotation.clone()).into_result(),
-                (None, Some(Err(error))) => Err(failures::copy(error)),
+                (None, Some(Err(error))) => Err(error.copy()),
                 (None, None) => unreachable!("every open key was asked"),
             }
         };

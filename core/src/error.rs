@@ -178,6 +178,21 @@ impl Error {
         self
     }
 
+    /// The same failure once more, its sources as text: for several items that fail of one thing.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let Inner { kind, hint, retryable, judging, .. } = &*self.inner;
+        let inner = Inner {
+            kind: *kind,
+            message: self.to_string(),
+            hint: hint.clone(),
+            retryable: *retryable,
+            judging: judging.clone(),
+            source: None,
+        };
+        Self { inner: Box::new(inner) }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
@@ -286,5 +301,13 @@ mod tests {
     fn problems_nest() {
         assert_eq!(Problem::new("beta", "x").under("learner.dpo").path, "learner.dpo.beta");
         assert_eq!(Problem::new("", "x").under("learner").path, "learner");
+    }
+
+    #[test]
+    fn a_copy_says_the_same() {
+        let error = Error::invalid_data("bad").with_source(Error::other("deep")).with_hint("fix it").retryable();
+        let copy = error.copy();
+        assert_eq!((copy.kind(), copy.to_string()), (error.kind(), "bad: deep".to_owned()));
+        assert_eq!((copy.hint(), copy.is_retryable()), (Some("fix it"), true));
     }
 }

@@ -158,7 +158,7 @@ fn annotations(interview: &dyn Interview, said: Result<Said>, sheet: &Sheet, ord
 
 /// A failure as the member of a sheet has it.
 fn failed(id: &str, error: &Error, order: ShownOrder, share: &dyn Fn(Option<f64>) -> Option<f64>) -> Error {
-    let copy = crate::failures::copy(error);
+    let copy = error.copy();
     if copy.is_cancelled() {
         return copy;
     }

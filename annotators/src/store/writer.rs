@@ -17,7 +17,6 @@ use super::reply::StoredReply;
 use super::reply_rows;
 use super::verdict::{StoredOutcome, StoredVerdict, VerdictKey};
 use super::verdict_rows;
-use crate::failures;
 
 /// Records in one transaction at most: bounds memory and the time that others wait.
 const LARGEST_GROUP: usize = 4096;
@@ -69,7 +68,7 @@ pub(super) fn run(mut connection: Connection, path: &Path, orders: &Receiver<Ord
         }
         let pausing = refused.as_ref().filter(|(since, _)| since.elapsed() < PAUSE);
         let written = match pausing {
-            Some((_, error)) => Err(failures::copy(error)),
+            Some((_, error)) => Err(error.copy()),
             None => {
                 let records: Vec<&Record> = backlog.iter().chain(group.iter().map(|order| &order.record)).collect();
                 write(&mut connection, &records).map_err(|error| explain("write to", path, error))
@@ -91,7 +90,7 @@ pub(super) fn run(mut connection: Connection, path: &Path, orders: &Receiver<Ord
                 hold(held, group.iter().map(|order| &order.record), is_news.then_some(&error));
                 for order in group {
                     backlog.push(order.record);
-                    let _ = order.done.send(Err(failures::copy(&error)));
+                    let _ = order.done.send(Err(error.copy()));
                 }
                 let since = refused.filter(|(since, _)| since.elapsed() < PAUSE).map_or_else(Instant::now, |(since, _)| since);
                 refused = Some((since, error));

@@ -8,7 +8,7 @@ use super::guard::guarded;
 use crate::annotator::Annotator;
 use crate::checkpoint::Checkpoint;
 use crate::context::RunContext;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluator::{EvaluationInputs, Evaluator};
 use crate::forecast::Forecast;
 use crate::learner::{Learner, LearnerInputs, Requirements};
@@ -116,8 +116,7 @@ impl Annotator for GuardedAnnotator {
             Ok(Poll::Ready(results)) => Poll::Ready(Ok(results)),
             Err(error) => Poll::Ready(Err(error)),
         });
-        let again = |error: &Error| Error::new(error.kind(), error.message()).with_hint(error.hint().unwrap_or_default());
-        polled.await.unwrap_or_else(|error| comparisons.iter().map(|_| Err(again(&error))).collect())
+        polled.await.unwrap_or_else(|error| comparisons.iter().map(|_| Err(error.copy())).collect())
     }
 
     fn comparisons_at_once(&self) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! Plugins opened, compared and entered: the program's side.
 
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use super::stamp::{Mismatch, Stamp};
 use super::table::{THIS_HOST, Table};
@@ -21,6 +21,8 @@ pub struct LoadedPlugin {
     pub components: Vec<&'static ComponentInfo>,
     pub(super) table: &'static Table,
 }
+
+static OWN_STAMP: LazyLock<Stamp> = LazyLock::new(Stamp::of_this_program);
 
 static LOADED: RwLock<Vec<&'static LoadedPlugin>> = RwLock::new(Vec::new());
 
@@ -79,7 +81,7 @@ pub fn load_plugin(path: &Path) -> Result<&'static LoadedPlugin> {
         return Ok(plugin);
     }
     let stamp = Stamp::of_file(&path)?;
-    let mismatches = stamp.mismatches(&Stamp::of_this_program());
+    let mismatches = stamp.mismatches(&OWN_STAMP);
     if !mismatches.is_empty() {
         return Err(another_build(&path, &mismatches));
     }

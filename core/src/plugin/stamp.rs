@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use object::{Object, ObjectSection, ReadCache};
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader as _, SectionHeader as _};
+use object::{Endianness, ReadCache};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Annotation, Comparison, Completion, Demonstration, EvalReport, Instruction, Judgement, PreferencePair};
@@ -15,7 +17,7 @@ const STAMP_SECTION: &str = ".farmhand.stamp";
 const LOCK_SECTION: &str = ".farmhand.lock";
 
 /// A stamp is small, a lock file is not; anything longer is not one of ours.
-const LONGEST_SECTION: usize = 16 << 20;
+const LONGEST_SECTION: u64 = 16 << 20;
 
 /// The fields that are compared, as the stamp and as messages call them.
 const FIELDS: [(&str, &str); 7] = [
@@ -158,13 +160,17 @@ impl Stamp {
     pub fn of_file(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|error| Error::io("open the plugin", path, error))?;
         let cache = ReadCache::new(file);
-        let parsed =
-            object::File::parse(&cache).map_err(|error| not_a_plugin(path, &format!("it is no shared library: {error}")))?;
+        // The table of sections alone: reading the symbols as well would take longer than loading the plugin.
+        let no_library = |error| not_a_plugin(path, &format!("it is no shared library: {error}"));
+        let header = FileHeader64::<Endianness>::parse(&cache).map_err(no_library)?;
+        let endian = header.endian().map_err(no_library)?;
+        let sections = header.sections(endian, &cache).map_err(no_library)?;
         let section = |name: &str| {
-            let section = parsed.section_by_name(name).ok_or_else(|| {
+            let (_, section) = sections.section_by_name(endian, name.as_bytes()).ok_or_else(|| {
                 not_a_plugin(path, &format!("it has no section `{name}`, which `farmhand_core::export_plugin!()` makes"))
             })?;
-            let bytes = section.data().ok().filter(|bytes| bytes.len() <= LONGEST_SECTION);
+            let short = section.sh_size(endian) <= LONGEST_SECTION;
+            let bytes = short.then(|| section.data(endian, &cache).ok()).flatten();
             let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
             text.map(str::to_owned).ok_or_else(|| not_a_plugin(path, &format!("its section `{name}` cannot be read")))
         };

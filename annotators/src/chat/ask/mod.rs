@@ -26,7 +26,6 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde_json::Value;
 
-use crate::failures;
 use crate::store::{QuestionKey, ReplyFailure, ReplyOutcome, Store, StoredReply};
 
 use super::ask_options::KeepOptions;
@@ -425,7 +424,7 @@ fn json(answer: &Answer) -> Result<Value> {
 fn share(said: &Result<Said>) -> Result<Said> {
     match said {
         Ok(said) => Ok(said.clone()),
-        Err(error) => Err(failures::copy(error)),
+        Err(error) => Err(error.copy()),
     }
 }
 
@@ -433,7 +432,7 @@ fn share(said: &Result<Said>) -> Result<Said> {
 fn again(said: &Result<Said>) -> Result<Said> {
     let free = |said: &Said| Said { cost_usd: said.cost_usd.map(|_| 0.0), time_secs: Some(0.0), cached: true, ..said.clone() };
     let same = |error: &Error| {
-        let copy = failures::copy(error);
+        let copy = error.copy();
         if copy.judging().is_none() {
             return copy;
         }
