@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::budget::Budget;
 use crate::checkpoint::{Checkpoint, FindModel, FoldersOnly};
 use crate::context::Device;
 use crate::error::{Error, Result};
-use crate::plugin::{elsewhere, everywhere, is_own};
+use crate::plugin::{elsewhere, everywhere, is_own, made_elsewhere};
 pub use crate::spec::{AnnotatorSpec, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec};
 
 /// The five kinds of component.
@@ -84,8 +85,8 @@ pub struct ComponentInfo {
     pub paper: Option<&'static str>,
     /// The cargo package it lives in.
     pub package: &'static str,
-    /// JSON Schema of its options, with their documentation.
-    pub schema: fn() -> String,
+    /// JSON Schema of its options, with their documentation, as text; [`schema`](Self::schema) reads it.
+    pub schema_text: fn() -> String,
     /// Its options with every default, as JSON.
     pub defaults: fn() -> String,
     /// Published settings by name, which `preset` in its options takes instead of the defaults.
@@ -104,6 +105,28 @@ pub struct Preset {
 }
 
 inventory::collect!(ComponentInfo);
+
+impl ComponentInfo {
+    /// JSON Schema of its options, with their documentation.
+    ///
+    /// # Errors
+    /// When the component is a plugin's and the plugin panics, or says something that is not JSON. Plugins are not asked when they are
+    /// loaded, for the answer takes longer to make than the rest of loading.
+    pub fn schema(&self) -> Result<Value> {
+        serde_json::from_str(&self.whole_schema_text()?).map_err(|error| {
+            let message = format!("{} `{}` describes its options in something that is not JSON", self.kind.noun(), self.name);
+            Error::broken_contract(message).with_source(error)
+        })
+    }
+
+    /// The text, asked of the copy of this crate that makes the component, where panics are caught.
+    pub(crate) fn whole_schema_text(&self) -> Result<String> {
+        match made_elsewhere(self) {
+            Some(table) => (table.schema)(self.kind, self.name),
+            None => Ok((self.schema_text)()),
+        }
+    }
+}
 
 /// The JSON Schema of an options type, as text. Used by [`register!`](crate::register).
 pub fn schema_json<C: JsonSchema>() -> String {
@@ -161,7 +184,7 @@ macro_rules! register {
                 summary: $summary,
                 paper: $crate::first_or_none!($($paper)?),
                 package: env!("CARGO_PKG_NAME"),
-                schema: $crate::schema_json::<$config>,
+                schema_text: $crate::schema_json::<$config>,
                 defaults: $crate::defaults_json::<$config>,
                 presets: &[$($($crate::Preset { name: $preset, summary: $whose, options: || $crate::options_json(&$options) }),+)?],
             }

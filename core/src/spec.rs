@@ -75,7 +75,7 @@ fn complete_options(info: &ComponentInfo, mut written: Value) -> Result<Value, P
     let preset = take_preset(info, &mut written)?;
     let base = preset.map_or_else(info.defaults, |preset| (preset.options)());
     let read = |text: &str| serde_json::from_str(text).expect("what a component says about itself is JSON");
-    let schema = read(&(info.schema)());
+    let schema = info.schema().map_err(|error| Problem::new("", error.to_string()))?;
     if let Some(problem) = crate::config::check_against_schema(&written, &schema).into_iter().next() {
         return Err(problem);
     }

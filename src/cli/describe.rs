@@ -22,7 +22,7 @@ struct Subject {
 /// Prints the description.
 pub(super) fn describe(args: &DescribeArgs, cli: &Cli) -> Result<()> {
     let subjects = match &args.name {
-        _ if args.all => std::iter::once(experiment()).chain(in_order().map(component)).collect(),
+        _ if args.all => std::iter::once(Ok(experiment())).chain(in_order().map(component)).collect::<Result<_>>()?,
         Some(name) if name == "experiment" => vec![experiment()],
         Some(name) => named(name)?,
         None => Vec::new(),
@@ -43,8 +43,8 @@ fn named(name: &str) -> Result<Vec<Subject>> {
         Some((kind, bare)) => (ComponentKind::from_key(kind), bare),
         None => (None, name),
     };
-    let found: Vec<Subject> =
-        in_order().filter(|info| info.name == bare && kind.is_none_or(|kind| kind == info.kind)).map(component).collect();
+    let named = in_order().filter(|info| info.name == bare && kind.is_none_or(|kind| kind == info.kind));
+    let found: Vec<Subject> = named.map(component).collect::<Result<_>>()?;
     if found.is_empty() {
         let mut known: Vec<&str> = components().iter().map(|info| info.name).collect();
         known.push("experiment");
@@ -53,17 +53,17 @@ fn named(name: &str) -> Result<Vec<Subject>> {
     Ok(found)
 }
 
-fn component(info: &'static ComponentInfo) -> Subject {
-    let schema: Value = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
+fn component(info: &'static ComponentInfo) -> Result<Subject> {
+    let schema = info.schema()?;
     let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("options are JSON");
-    Subject {
+    Ok(Subject {
         title: format!("{} `{}`", info.kind.noun(), info.name),
         summary: info.summary.to_owned(),
         paper: info.paper,
         usage: format!("{}.{} = {{ … }}", info.kind.key(), info.name),
         presets: info.presets.iter().map(|preset| (preset.name, preset.summary)).collect(),
         rows: option_rows(&schema, &defaults),
-    }
+    })
 }
 
 fn experiment() -> Subject {

@@ -58,7 +58,7 @@ fn method_table(name: &str) -> Result<String> {
             Error::invalid_config(message).with_hint(hint)
         },
     )?;
-    let schema: Value = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
+    let schema = info.schema()?;
     let defaults: Value = serde_json::from_str(&(info.defaults)()).expect("options are JSON");
     let mut text = format!("\n# {}\n[methods.{name}.{}.{name}]\n", info.summary, info.kind.key());
     for row in option_rows(&schema, &defaults) {

@@ -14,7 +14,7 @@ pub(super) fn list(args: &ListArgs, cli: &Cli) -> Result<()> {
         Some(name) => vec![kind(name)?],
     };
     if args.markdown {
-        return super::print(&paper_index::page(&kinds));
+        return super::print(&paper_index::page(&kinds)?);
     }
     let of = |kind: ComponentKind| components().into_iter().filter(move |info| info.kind == kind);
     if cli.json {

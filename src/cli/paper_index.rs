@@ -1,13 +1,15 @@
 //! The paper index: every component with the paper it follows and the settings that reproduce it, as Markdown.
 
 use farmhand_core::component::{ComponentInfo, components};
-use farmhand_core::{ComponentKind, Preset};
-use serde_json::Value;
+use farmhand_core::{ComponentKind, Preset, Result};
 
 use super::option_table::cited_choices;
 
 /// The page about these kinds. Components without a paper have no row.
-pub(super) fn page(kinds: &[ComponentKind]) -> String {
+///
+/// # Errors
+/// When a plugin cannot describe a component.
+pub(super) fn page(kinds: &[ComponentKind]) -> Result<String> {
     let mut text = "# Methods and their papers\n\n\
         Made by `cargo xtask docs` from the components themselves; do not edit.\n\n\
         Defaults are the paper's unless the option's description ([reference](reference.md)) gives the paper's number beside a smaller one \
@@ -15,8 +17,8 @@ pub(super) fn page(kinds: &[ComponentKind]) -> String {
         the options that turn it into a relative with a paper of its own.\n"
         .to_owned();
     for kind in kinds {
-        let rows: Vec<String> =
-            components().into_iter().filter(|info| info.kind == *kind && info.paper.is_some()).map(rows).collect();
+        let published = components().into_iter().filter(|info| info.kind == *kind && info.paper.is_some());
+        let rows: Vec<String> = published.map(rows).collect::<Result<_>>()?;
         if !rows.is_empty() {
             let title = capitalised(kind.plural());
             text += &format!(
@@ -25,23 +27,22 @@ pub(super) fn page(kinds: &[ComponentKind]) -> String {
             );
         }
     }
-    text
+    Ok(text)
 }
 
-fn rows(info: &ComponentInfo) -> String {
+fn rows(info: &ComponentInfo) -> Result<String> {
     let paper = info.paper.map(linked).unwrap_or_default();
     let settings = match info.presets {
         [] => "defaults".to_owned(),
         presets => presets.iter().map(preset).collect::<Vec<_>>().join("; "),
     };
     let own = format!("| `{}` | {} | {paper} | {settings} |\n", info.name, cell(info.summary));
-    let schema: Value = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
-    let relatives = cited_choices(&schema).into_iter();
+    let relatives = cited_choices(&info.schema()?).into_iter();
     let relatives = relatives.map(|(path, choice, meaning)| {
         let link = arxiv_link(&meaning).map(|url| linked(&url)).unwrap_or_default();
         format!("| | {} | {link} | `{path} = {}` |\n", cell(&meaning), choice.replace('|', "\\|"))
     });
-    own + &relatives.collect::<String>()
+    Ok(own + &relatives.collect::<String>())
 }
 
 fn preset(preset: &Preset) -> String {
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn every_learner_with_a_paper_has_a_row_and_relatives_stand_below() {
-        let page = page(&[ComponentKind::Learner]);
+        let page = page(&[ComponentKind::Learner]).expect("described");
         let with_paper =
             components().into_iter().filter(|info| info.kind == ComponentKind::Learner && info.paper.is_some()).count();
         assert!(with_paper >= 4);

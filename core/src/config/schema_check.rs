@@ -21,7 +21,10 @@ pub fn check_against_schema(value: &Value, schema: &Value) -> Vec<Problem> {
 
 /// Everything in a component's options that does not fit it, the name of a preset included.
 pub fn check_options(info: &ComponentInfo, options: &Value) -> Vec<Problem> {
-    let schema = serde_json::from_str(&(info.schema)()).expect("a schema is JSON");
+    let schema = match info.schema() {
+        Ok(schema) => schema,
+        Err(error) => return vec![Problem::new("", error.to_string())],
+    };
     let mut options = options.clone();
     let mut problems: Vec<Problem> = take_preset(info, &mut options).err().into_iter().collect();
     check(&options, &schema, "", &mut problems);

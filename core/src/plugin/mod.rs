@@ -16,7 +16,7 @@ mod table;
 
 pub use library::{LoadedPlugin, load_plugin, load_plugins, loaded_plugins, plugin_files};
 pub use stamp::{LOADER_VERSION, Mismatch, Stamp};
-pub(crate) use table::{Calls, elsewhere, everywhere, is_own};
+pub(crate) use table::{Calls, elsewhere, everywhere, is_own, made_elsewhere};
 #[doc(hidden)]
 pub use table::{Host, Offer, start};
 

@@ -4,10 +4,11 @@ use std::sync::OnceLock;
 
 use super::guard::{become_plugin, guarded, owner};
 use super::guarded::Guard;
-use super::library::loaded_plugins;
+use super::library::{LoadedPlugin, loaded_plugins};
 use crate::annotator::Annotator;
 use crate::component::{
     AnnotatorSpec, BuildContext, ComponentInfo, ComponentKind, EvaluatorSpec, LearnerSpec, PolicySpec, RewardModelSpec,
+    find_component,
 };
 use crate::error::{Error, Problem, Result};
 use crate::evaluator::Evaluator;
@@ -29,6 +30,8 @@ pub(crate) struct Calls<S, T: ?Sized> {
 
 /// All five kinds.
 pub(crate) struct Table {
+    /// The JSON Schema of the options of the component of that kind and name, as text.
+    pub(crate) schema: fn(ComponentKind, &str) -> Result<String>,
     pub(crate) policy: Calls<PolicySpec, dyn Policy>,
     pub(crate) reward_model: Calls<RewardModelSpec, dyn RewardModel>,
     pub(crate) annotator: Calls<AnnotatorSpec, dyn Annotator>,
@@ -52,6 +55,10 @@ macro_rules! calls {
 
 /// This copy's table.
 static TABLE: Table = Table {
+    schema: |kind, name| {
+        let missing = || Error::broken_contract(format!("{} `{name}` is not there", kind.noun()));
+        guarded("describing options", || find_component(kind, name).ok_or_else(missing)?.whole_schema_text())
+    },
     policy: calls!(PolicySpec),
     reward_model: calls!(RewardModelSpec),
     annotator: calls!(AnnotatorSpec),
@@ -97,12 +104,9 @@ pub fn start(host: &'static Host, package: &'static str) -> Result<Offer> {
     guarded("starting", || {
         let components: Vec<_> = crate::inventory::iter::<ComponentInfo>.into_iter().filter(|info| is_own(info)).collect();
         for info in &components {
-            let texts =
-                [(info.schema)(), (info.defaults)()].into_iter().chain(info.presets.iter().map(|preset| (preset.options)()));
-            for text in texts {
+            for text in std::iter::once((info.defaults)()).chain(info.presets.iter().map(|preset| (preset.options)())) {
                 if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
-                    let message =
-                        format!("{} `{}` describes its options in something that is not JSON", info.kind.noun(), info.name);
+                    let message = format!("{} `{}` has options that are not JSON", info.kind.noun(), info.name);
                     return Err(Error::broken_contract(message).with_source(error));
                 }
             }
@@ -115,6 +119,15 @@ pub fn start(host: &'static Host, package: &'static str) -> Result<Offer> {
 /// with the crates it calls; those are the program's to make.
 pub(crate) fn is_own(info: &ComponentInfo) -> bool {
     owner().is_none_or(|package| info.package == package)
+}
+
+/// How to reach the copy of the core that makes a component, when it is another.
+pub(crate) fn made_elsewhere(info: &ComponentInfo) -> Option<&'static Table> {
+    if let Some(host) = HOST.get() {
+        return (!is_own(info)).then_some(host.table);
+    }
+    let makes = |plugin: &&LoadedPlugin| plugin.components.iter().any(|own| std::ptr::eq(*own, info));
+    loaded_plugins().into_iter().find(makes).map(|plugin| plugin.table)
 }
 
 /// A component that another copy of the core makes, and how to reach it.

@@ -96,6 +96,9 @@ fn library(shape: &Shape, name: &str) -> String {
     format!("{}\n\nfarmhand_core::export_plugin!();\n\n#[cfg(test)]\n{tests}", component.trim_end())
 }
 
+/// The crate whose components are a feature, which a plugin leaves out: it is half as large and loads in half the time.
+const WITH_COMPONENTS: &str = "plugins";
+
 /// What the template names besides farmhand's crates, with the versions farmhand uses.
 fn manifest_text(shape: &Shape, package: &str, sources: &Path) -> String {
     const OTHERS: [(&str, &str); 6] = [
@@ -111,11 +114,18 @@ fn manifest_text(shape: &Shape, package: &str, sources: &Path) -> String {
         "[package]\nname = \"{package}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n[lib]\n# `cdylib`: what `farmhand --plugin` \
          loads. `rlib`: what a program of your own links.\ncrate-type = [\"cdylib\", \"rlib\"]\n\n[dependencies]\n"
     );
+    let dependency =
+        |folder: &str, rest: &str| format!("farmhand-{folder} = {{ path = {}{rest} }}\n", toml_text(&sources.join(folder)));
     for folder in shape.crates {
-        text += &format!("farmhand-{folder} = {{ path = {} }}\n", toml_text(&sources.join(folder)));
+        text +=
+            &if *folder == WITH_COMPONENTS { dependency(folder, ", default-features = false") } else { dependency(folder, "") };
     }
     for (_, line) in OTHERS.iter().filter(|(word, _)| shape.template.contains(word)) {
         text += &format!("{line}\n");
+    }
+    if shape.crates.contains(&WITH_COMPONENTS) {
+        text += "\n# The program that loads the plugin has the built-in components; tests have no program around them.\n[dev-dependencies]\n";
+        text += &dependency(WITH_COMPONENTS, "");
     }
     text + "\n# Not a member of a workspace above it.\n[workspace]\n"
 }
@@ -149,6 +159,8 @@ mod tests {
             let manifest: toml::Table = manifest_text(&shape, "my-method", Path::new("/some \"where\"")).parse().expect("TOML");
             let needs = manifest["dependencies"].as_table().expect("a table");
             assert_eq!(needs["farmhand-core"]["path"].as_str(), Some("/some \"where\"/core"));
+            let without = needs.get("farmhand-plugins").map(|plugins| &plugins["default-features"] == &toml::Value::from(false));
+            assert_eq!(without, (home == "farmhand_plugins").then_some(true));
             assert_eq!((needs.contains_key("tch"), needs.contains_key("async-trait")), (tensors, kind == PluginKind::Annotator));
         }
     }

@@ -107,8 +107,7 @@ fn options_of(spec: &LearnerSpec) -> Value {
 
 /// Whether the learner has the options by which it is told an order.
 fn takes_order(spec: &LearnerSpec) -> bool {
-    let schema = find_component(ComponentKind::Learner, spec.name()).map(|info| (info.schema)()).unwrap_or_default();
-    let schema: Value = serde_json::from_str(&schema).unwrap_or_default();
+    let schema = find_component(ComponentKind::Learner, spec.name()).and_then(|info| info.schema().ok()).unwrap_or_default();
     ["order", "epochs", "batch_size"].iter().all(|key| schema["properties"].get(key).is_some())
 }
 
