@@ -23,6 +23,7 @@ pub(super) fn estimate(args: &EstimateArgs, cli: &Cli) -> Result<()> {
         tokens: args.tokens,
         rows: args.rows,
         length: args.length,
+        reward_model: !args.no_reward_model,
     };
     let (rows, sampling) = (estimate_training(&config, &options), estimate_sampling(&config, &options));
     if cli.json {

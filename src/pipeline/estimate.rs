@@ -24,6 +24,8 @@ pub struct EstimateOptions {
     pub rows: usize,
     /// Prompt and answer of a sampled sequence together, in tokens.
     pub length: usize,
+    /// Whether `ppo` and `grpo` hold a reward model of the policy's size: not where a program, a server or a rule scores.
+    pub reward_model: bool,
 }
 
 /// One way to train, and what it takes.
@@ -109,7 +111,7 @@ fn needs(
         "reward_modeling" => MemoryNeeds::training(trained("reward model", false), trainee),
         "dpo" => MemoryNeeds::training_after_scoring(trained("policy", true), None, trainee),
         "ppo" | "grpo" => {
-            let mut others = vec![frozen("reward model", false)];
+            let mut others: Vec<HeldModel> = options.reward_model.then(|| frozen("reward model", false)).into_iter().collect();
             others.extend((!adapters).then(|| frozen("reference", true)));
             let mut models = vec![trained("policy", true)];
             if method == "ppo" {
@@ -160,6 +162,7 @@ mod tests {
             tokens: 8192,
             rows: 64,
             length: 1024,
+            reward_model: true,
         };
         let config = seven_billion();
         assert_eq!(config.n_parameters(), 6_738_415_616);
@@ -180,6 +183,10 @@ mod tests {
         let ppo = &find("ppo", true, true).parts;
         let weights: u64 = ppo.iter().filter(|(part, _)| part.ends_with("weights")).map(|(_, bytes)| bytes).sum();
         assert!((26_000_000_000..28_000_000_000).contains(&weights), "{weights}");
+        let elsewhere = estimate_training(&config, &EstimateOptions { reward_model: false, ..options.clone() });
+        let of_ppo = |row: &&EstimatedTraining| row.method == "ppo" && row.adapters && row.checkpointing;
+        let saved = find("ppo", true, true).total_bytes - elsewhere.iter().find(of_ppo).expect("listed").total_bytes;
+        assert!((13_000_000_000..14_000_000_000).contains(&saved), "{saved}");
         assert!(find("sft", true, true).most_tokens > find("sft", true, false).most_tokens);
         // Weights that stay in 4 bytes leave an adapter's base 27 GB; it still fits.
         let mixed = estimate_training(&config, &EstimateOptions { storage: Storage::Mixed, ..options.clone() });

@@ -120,6 +120,9 @@ pub struct EstimateArgs {
     /// Prompt and answer of a sampled sequence together, in tokens.
     #[arg(long, default_value_t = 1024)]
     pub length: usize,
+    /// PPO and GRPO hold no reward model: a program, a server or a rule scores, as with `[reward_model.scorer.http]` alone.
+    #[arg(long)]
+    pub no_reward_model: bool,
 }
 
 /// `--storage`.
