@@ -26,6 +26,9 @@ pub struct RunFiles {
     pub scalars: Scalars,
     /// How the reward models order held-out pairs, from `measure-reward-models/report.jsonl`.
     pub reward_models: Vec<MeasuredRewardModel>,
+    /// The reward models that the run asked without training them, from `run.toml`: the name, as in
+    /// [`AnswerScores::rewards`], and the component that scores.
+    pub untrained_reward_models: Vec<(String, String)>,
     /// What judging took: by stage, then by annotator.
     pub judging: Vec<(String, BTreeMap<AnnotatorId, JudgingCost>)>,
 }
@@ -33,7 +36,7 @@ pub struct RunFiles {
 /// How one of the run's reward models orders pairs that none of them learned from.
 #[derive(Debug, Clone, Deserialize)]
 pub struct MeasuredRewardModel {
-    /// The stage that trained it: `reward-model`, or `reward-model-NAME`.
+    /// The stage that trained it, if one did: `reward-model`, or `reward-model-NAME`.
     pub model: String,
     /// The component that scores with it.
     pub scorer: String,
@@ -100,10 +103,17 @@ impl RunFiles {
         let name = name_of(run_dir, config.as_deref())?;
         let models: Vec<ModelFiles> =
             evaluated_methods(run_dir)?.into_iter().map(|method| read_model(run_dir, method)).collect::<Result<_>>()?;
+        let untrained_reward_models = config.as_deref().map(untrained_reward_models).unwrap_or_default();
         let reward_models = read_jsonl(&run_dir.join("measure-reward-models/report.jsonl"))?;
         let judging = read_judging(run_dir, &models)?;
-        let scalars = read_scalars(&run_dir.join("events.jsonl"))?;
-        Ok(Self { name, config, models, scalars, reward_models, judging })
+        let mut scalars = read_scalars(&run_dir.join("events.jsonl"))?;
+        // What an earlier configuration trained in their place is not this run's.
+        for (name, _) in &untrained_reward_models {
+            let stage =
+                if name == AnswerScores::REWARD_MODEL { "reward-model".to_owned() } else { format!("reward-model-{name}") };
+            scalars.remove(&stage);
+        }
+        Ok(Self { name, config, models, scalars, reward_models, untrained_reward_models, judging })
     }
 }
 
@@ -194,6 +204,17 @@ fn name_in(config: &str, path: &Path) -> Result<Option<String>> {
     Ok(table.get("name").and_then(toml::Value::as_str).map(str::to_owned))
 }
 
+/// The reward models of a configuration that have a scorer and no learner.
+fn untrained_reward_models(config: &str) -> Vec<(String, String)> {
+    let Ok(config) = toml::from_str::<toml::Table>(config) else { return Vec::new() };
+    let named = config.get("reward_models").and_then(toml::Value::as_table).into_iter().flatten();
+    let named = named.map(|(name, stage)| (name.as_str(), stage));
+    let all = config.get(AnswerScores::REWARD_MODEL).map(|stage| (AnswerScores::REWARD_MODEL, stage)).into_iter().chain(named);
+    let untrained = all.filter(|(_, stage)| stage.get("learner").is_none());
+    let scorer = |stage: &toml::Value| stage.get("scorer")?.as_table()?.keys().next().cloned();
+    untrained.filter_map(|(name, stage)| Some((name.to_owned(), scorer(stage)?))).collect()
+}
+
 fn read_optional(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -277,6 +298,27 @@ mod tests {
         assert!(run.models.is_empty() && run.config.is_none() && run.scalars.is_empty());
         let error = RunFiles::read(&dir.path().join("no")).expect_err("refused");
         assert_eq!(error.kind(), farmhand_core::ErrorKind::MissingInput);
+    }
+
+    #[test]
+    fn reward_models_without_a_learner_are_told_by_what_scores() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let loss = |stage: &str| {
+            let event = Event::Scalar { name: "loss".to_owned(), step: 1, value: 0.5 };
+            let mut line = serde_json::to_value(event).expect("JSON");
+            line["stage"] = stage.into();
+            format!("{line}\n")
+        };
+        std::fs::write(dir.path().join("events.jsonl"), ["reward-model", "reward-model-b"].map(loss).concat()).expect("written");
+        std::fs::write(dir.path().join("run.toml"), "[reward_model.scorer.length]\n").expect("written");
+        let run = RunFiles::read(dir.path()).expect("read");
+        assert_eq!(run.scalars.keys().collect::<Vec<_>>(), ["reward-model-b"], "what is not trained has no loss");
+
+        let config = "[reward_model.scorer.http]\nform = \"plain\"\n[reward_models.trained.learner.reward_modeling]\n\
+                      [reward_models.gold]\nheld_out = 0.1\nscorer = { length = {} }\n";
+        let named = |(name, scorer): (&str, &str)| (name.to_owned(), scorer.to_owned());
+        assert_eq!(untrained_reward_models(config), [("reward_model", "http"), ("gold", "length")].map(named));
+        assert_eq!(untrained_reward_models("name = \"tiny\"\n"), []);
     }
 
     #[test]

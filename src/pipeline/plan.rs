@@ -5,7 +5,7 @@ use std::path::Path;
 
 use farmhand_core::config::{ExperimentConfig, ModelSource, methods_in_order};
 use farmhand_core::run::Manifest;
-use farmhand_core::{FindModel, Result, RunContext};
+use farmhand_core::{FindModel, LearnerSpec, Result, RunContext};
 use farmhand_models::{
     Activity, HeldModel, ModelConfig, Storage, default_pass_tokens, estimate_memory, memory_in_use, tch_device,
 };
@@ -14,7 +14,10 @@ use serde::Serialize;
 
 use super::annotate::describe_forecast;
 use super::base_model::llama_options;
-use super::experiment::{FeedbackStages, MEASURE, TrainingOrder, repetitions, stage_name, stage_of};
+use super::experiment::{
+    FeedbackStages, MEASURE, TrainingOrder, holds_model, measured_share, repetitions, requires, stage_name, stage_of,
+    untrained_scorer,
+};
 use super::judging_plan::{PlannedJudging, planned_judging};
 
 /// One stage of a plan.
@@ -41,6 +44,8 @@ pub struct RunPlan {
     pub training_bytes: u64,
     /// Bytes PPO takes, the hungriest of the learners: policy and value model trained, reference and reward model frozen.
     pub ppo_bytes: u64,
+    /// Whether a reward model is among them: not where what scores in its place is a program, a server or a rule.
+    pub ppo_holds_reward_model: bool,
     /// What the judges behind servers take.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub judging: Vec<PlannedJudging>,
@@ -76,7 +81,8 @@ pub fn plan(
     let held = |role: &str, has_head| HeldModel::frozen(role, &model, has_head, Storage::F32);
     let passes = Trainee::of_tokens(default_pass_tokens(device), 0);
     let (policy, value) = (held("policy", true).trained(), held("value model", false).trained());
-    let frozen = vec![held("reference", true), held("reward model", false)];
+    let ppo_holds_reward_model = untrained_scorer(None, config).is_none_or(holds_model);
+    let frozen = std::iter::once(held("reference", true)).chain(ppo_holds_reward_model.then(|| held("reward model", false)));
     let (rows, length) = (64, model.max_positions().min(512));
     let generate = Activity::Generate { model: 0, rows, length };
     Ok(RunPlan {
@@ -85,7 +91,10 @@ pub fn plan(
         n_parameters: model.n_parameters(),
         weight_bytes: 4 * model.n_parameters() as u64,
         training_bytes: MemoryNeeds::training(policy.clone(), passes).estimate(program).total(),
-        ppo_bytes: MemoryNeeds::reinforcement(vec![policy, value], frozen, passes, rows, length).estimate(program).total(),
+        ppo_bytes: MemoryNeeds::reinforcement(vec![policy, value], frozen.collect(), passes, rows, length)
+            .estimate(program)
+            .total(),
+        ppo_holds_reward_model,
         sampling_bytes: estimate_memory(&[held("policy", true)], &[generate], program).total(),
     })
 }
@@ -119,7 +128,7 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
     let rate = ("rate".to_owned(), "rates the sampled answers".to_owned());
     let order = TrainingOrder::of(config, base_dir)?;
     let train = |name: &Option<String>| {
-        let learner = stage_of(name.as_deref(), config).map_or_else(String::new, |stage| stage.learner.name().to_owned());
+        let learner = stage_of(name.as_deref(), config).and_then(|stage| stage.learner.as_ref()).map_or("", LearnerSpec::name);
         (stage_name(name.as_deref()), format!("`{learner}` on the annotated answers"))
     };
     stages.extend(order.first.iter().map(train));
@@ -127,8 +136,9 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
         stages.push(rate.clone());
         stages.extend(order.rated.iter().map(train));
     }
-    if config.reward_model_stages().count() > 0 && config.reward_model_stages().all(|(_, stage)| stage.held_out > 0.0) {
-        stages.push((MEASURE.to_owned(), "on held-out pairs".to_owned()));
+    if measured_share(config) > 0.0 {
+        let seen = if config.reward_model_stages().any(|(_, stage)| stage.learner.is_some()) { "held-out" } else { "annotated" };
+        stages.push((MEASURE.to_owned(), format!("on {seen} pairs")));
     }
     let mut push = |name: String, work: String| stages.push((name, work));
     for (name, needed, work) in [
@@ -147,7 +157,14 @@ fn stage_names(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<(String
             let method = &config.methods[*name];
             if let Some(learner) = &method.learner {
                 let kept = method.checkpoint_every.map(|every| format!("; the model of every {every} steps is evaluated too"));
-                push(repetition.name_of(&format!("learn-{name}")), format!("`{}`{}", learner.name(), kept.unwrap_or_default()));
+                let scored = match untrained_scorer(method.reward_model.as_deref(), config) {
+                    Some(scorer) if requires(learner, config, base_dir)?.reward_model => {
+                        format!(" by the scores of `{}`", scorer.name())
+                    }
+                    _ => String::new(),
+                };
+                let work = format!("`{}`{scored}{}", learner.name(), kept.unwrap_or_default());
+                push(repetition.name_of(&format!("learn-{name}")), work);
             }
         }
     }
@@ -178,7 +195,8 @@ impl fmt::Display for RunPlan {
             megabytes(self.weight_bytes)
         )?;
         writeln!(f, "memory, estimated: {:.0} MB to train one copy,", megabytes(self.training_bytes))?;
-        writeln!(f, "  {:.0} MB for PPO (policy, value model, reference, reward model),", megabytes(self.ppo_bytes))?;
+        let reward_model = if self.ppo_holds_reward_model { ", reward model" } else { "" };
+        writeln!(f, "  {:.0} MB for PPO (policy, value model, reference{reward_model}),", megabytes(self.ppo_bytes))?;
         writeln!(f, "  {:.0} MB to sample 64 sequences at a time", megabytes(self.sampling_bytes))?;
         for PlannedJudging { stage, forecast, unknown } in &self.judging {
             let told =

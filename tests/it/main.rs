@@ -28,6 +28,7 @@ mod server;
 mod swap_annotators;
 mod templates;
 mod tidy;
+mod untrained_reward_models;
 
 // Where templates find what stands beside them in the crate that they are written for.
 use farmhand_annotators::tie_if_identical;

@@ -135,7 +135,7 @@ fn methods(run: &RunFiles, board: &Leaderboard) -> Option<Section> {
 }
 
 fn reward_models(run: &RunFiles) -> Option<Section> {
-    let body = reward_models::reward_models(&run.reward_models)?;
+    let body = reward_models::reward_models(&run.reward_models, &run.untrained_reward_models)?;
     Some(Section::new("reward-models", "Reward models", body))
 }
 

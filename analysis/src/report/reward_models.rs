@@ -2,12 +2,29 @@
 
 use std::collections::BTreeSet;
 
+use crate::html::escape;
 use crate::number::fixed;
 use crate::run_files::MeasuredRewardModel;
 use crate::table::{Align, Table};
 
-/// A table of them, a row each; nothing when none was measured.
-pub(super) fn reward_models(measured: &[MeasuredRewardModel]) -> Option<String> {
+/// Which were asked without being trained, by name and what scores, and a table of those that were measured; nothing when there
+/// are neither.
+pub(super) fn reward_models(measured: &[MeasuredRewardModel], untrained: &[(String, String)]) -> Option<String> {
+    let parts = [not_trained(untrained), table(measured)];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.concat())
+}
+
+fn not_trained(untrained: &[(String, String)]) -> Option<String> {
+    let told = |(name, scorer): &(String, String)| {
+        format!("<code>{}</code>, which scores by <code>{}</code>", escape(name), escape(scorer))
+    };
+    let told = untrained.iter().map(told).collect::<Vec<_>>().join("; ");
+    (!told.is_empty()).then(|| format!("<p>Not trained in this run: {told}.</p>\n"))
+}
+
+/// A row each of those that were measured.
+fn table(measured: &[MeasuredRewardModel]) -> Option<String> {
     let first = measured.first()?;
     let columns = [("Reward model", Align::Left), ("Scores by", Align::Left)]
         .into_iter()
@@ -78,7 +95,13 @@ mod tests {
 
     #[test]
     fn every_reward_model_has_a_row_and_what_was_not_measured_stays_empty() {
-        assert_eq!(reward_models(&[]), None);
+        assert_eq!(reward_models(&[], &[]), None);
+        let untrained = [("reward_model", "http"), ("gold", "length")].map(|(name, scorer)| (name.to_owned(), scorer.to_owned()));
+        assert_eq!(
+            reward_models(&[], &untrained).expect("a sentence"),
+            "<p>Not trained in this run: <code>reward_model</code>, which scores by <code>http</code>; <code>gold</code>, which \
+             scores by <code>length</code>.</p>\n"
+        );
         let measured: Vec<MeasuredRewardModel> = [
             r#"{"model":"reward-model","scorer":"ensemble","n":40,"numbers":{"accuracy":0.725,"accuracy_low":0.57,"accuracy_high":0.84,"brier":0.2,"calibration_error":0.081}}"#,
             r#"{"model":"reward-model-judge","scorer":"preference_model","n":40,"numbers":{"accuracy":0.5,"accuracy_chosen_longer":1.0,"accuracy/koala":0.75,"n_pairs/koala":8,"accuracy_over_datasets":0.625}}"#,
@@ -86,7 +109,7 @@ mod tests {
         .iter()
         .map(|line| serde_json::from_str(line).expect("a record"))
         .collect();
-        let html = reward_models(&measured).expect("a table");
+        let html = reward_models(&measured, &[]).expect("a table");
         for part in ["On 40 annotated pairs", "reward_model", "judge", "72.5", "57.0 – 84.0", "0.081", "100.0"] {
             assert!(html.contains(part), "no `{part}` in {html}");
         }

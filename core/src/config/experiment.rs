@@ -54,12 +54,13 @@ pub struct ExperimentConfig {
     pub sample: SampleConfig,
     /// Who gives the feedback to learn from.
     pub annotator: AnnotatorSpec,
-    /// The reward model trained on the feedback; needed by methods that ask one.
+    /// The reward model, needed by methods that ask one: trained on the feedback by its `learner`, or not trained here, with a
+    /// `scorer` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelStage>,
-    /// More reward models, by name, each trained like `reward_model` on the same feedback with a seed of its own:
-    /// `[reward_models.second.learner.reward_modeling]`. Options name one as `model = "trained:second"`, a method as
-    /// `reward_model = "second"`.
+    /// More reward models, by name, each like `reward_model`, on the same feedback with a seed of its own:
+    /// `[reward_models.second.learner.reward_modeling]`. Options name one that is trained as `model = "trained:second"`, a method
+    /// any as `reward_model = "second"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_models: BTreeMap<String, RewardModelStage>,
     /// The feedback of methods that learn from something other than instructions, demonstrations or pairs.
@@ -333,7 +334,7 @@ impl ExperimentConfig {
         problems
     }
 
-    /// Every reward model that is trained, each with its table's path.
+    /// Every reward model, each with its table's path.
     pub fn reward_model_stages(&self) -> impl Iterator<Item = (String, &RewardModelStage)> {
         let named = self.reward_models.iter().map(|(name, stage)| (format!("reward_models.{name}"), stage));
         self.reward_model.iter().map(|stage| ("reward_model".to_owned(), stage)).chain(named)

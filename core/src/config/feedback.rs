@@ -47,13 +47,13 @@ impl Default for FeedbackConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreSource {
-    /// The experiment's reward model when it trains one, otherwise the annotations.
+    /// The experiment's reward model when it has one, otherwise the annotations.
     #[default]
     Auto,
     /// The annotations: the share of its comparisons that an answer won, a tie counting half. Answers in no comparison are left
     /// out, so `sample.pairing = "all"` ranks every answer and `"one"` makes lists of two.
     Annotations,
-    /// A reward model; `bradley_terry` without a `model` is the one that the experiment trains.
+    /// A reward model; `bradley_terry` without a `model` is that of the experiment.
     RewardModel(RewardModelSpec),
 }
 

@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::default_reward_model::{asks_trained_reward_model, meant, untrained_scorer};
 use super::repetition::{Repetition, repetitions};
-use super::requirements::{asks_trained_reward_model, requires, uses_annotations};
-use super::reward_models::TrainedModel;
+use super::requirements::{requires, uses_annotations};
+use super::reward_models::OwnModel;
 use super::{Experiment, default_policy, read_split, to_json, with_models};
 use crate::pipeline::learn::{OwnedFeedback, learn};
 use crate::pipeline::{annotate, evaluate, generate, read_options};
@@ -32,7 +33,7 @@ pub(super) struct Learning<'a> {
     reference: Option<&'a Checkpoint>,
     /// The fine-tuned model: what components mean that name no model.
     start: &'a Checkpoint,
-    reward_model: Option<&'a TrainedModel>,
+    reward_model: Option<&'a OwnModel>,
     /// Who annotates while it learns, when that is not the experiment's annotator.
     annotator: Option<&'a AnnotatorSpec>,
     /// Share of the feedback kept for validation.
@@ -153,7 +154,7 @@ impl Experiment<'_> {
                     |steps, checkpoint| Model { method: name.to_owned(), steps, config: config.clone(), checkpoint, repetition };
                 let checkpoint = match &config.learner {
                     Some(spec) => {
-                        let reward_model = self.trained.get(config.reward_model.as_deref()).cloned();
+                        let reward_model = self.own_models.get(config.reward_model.as_deref()).cloned();
                         let learning = Learning {
                             init: &init,
                             reference: reference.as_ref(),
@@ -190,11 +191,12 @@ impl Experiment<'_> {
     ) -> Result<StageDir> {
         let requires = requires(spec, &self.config, &self.base_dir)?;
         let Learning { init, reference, start, reward_model, annotator, held_out, checkpoint_every } = learning;
-        let annotator_spec = annotator.unwrap_or(&self.config.annotator).clone();
+        let untrained = reward_model.and_then(OwnModel::untrained_scorer);
+        let (spec, annotator_spec) = (&meant(spec, untrained)?, meant(annotator.unwrap_or(&self.config.annotator), untrained)?);
         let is_judge = annotator.is_some_and(|spec| asks_trained_reward_model(&to_json(spec)));
         let asked = reward_model.filter(|_| requires.reward_model);
         // Components inside the learner, and a judge, may mean it without being asked for it.
-        let checkpoint = reward_model.map(|model| &model.checkpoint);
+        let checkpoint = reward_model.and_then(|model| model.checkpoint.as_ref());
         let read = checkpoint.filter(|_| asked.is_some() || is_judge);
         let mut inputs = vec![file.clone()];
         inputs.extend(std::iter::once(init).chain(reference).chain(read).flat_map(Checkpoint::inputs));
@@ -279,8 +281,9 @@ impl Experiment<'_> {
     pub(super) fn generate(&mut self, model: &Model) -> Result<()> {
         let Model { config, checkpoint, repetition, .. } = model;
         let spec = config.policy.clone().or_else(|| self.config.generate.policy.clone()).unwrap_or_else(default_policy);
+        let spec = meant(&spec, untrained_scorer(config.reward_model.as_deref(), &self.config))?;
         let options = json!({ "policy": to_json(&spec), "sampling": to_json(&self.config.generate.sampling) });
-        let reward_model = self.trained.get(config.reward_model.as_deref()).map(|model| model.checkpoint.clone());
+        let reward_model = self.own_models.checkpoint(config.reward_model.as_deref()).cloned();
         let reward_model = reward_model.as_ref();
         let inputs = with_models("data/eval.jsonl", std::iter::once(checkpoint).chain(reward_model));
         let (file, name) = (self.input("data/eval.jsonl"), model.name());
@@ -296,16 +299,16 @@ impl Experiment<'_> {
     }
 
     pub(super) fn evaluate(&mut self, model: &Model, start: &Checkpoint) -> Result<()> {
-        let trained = self.trained.get(None).cloned();
+        let own = self.own_models.get(None).cloned();
         let (reward_model, scorer) =
-            (trained.as_ref().map(|model| &model.checkpoint), trained.as_ref().map(TrainedModel::scorer));
-        let others: Vec<(String, TrainedModel)> =
-            self.trained.named_scorers().map(|(name, model)| (name.to_owned(), model.clone())).collect();
+            (own.as_ref().and_then(|model| model.checkpoint.as_ref()), own.as_ref().map(OwnModel::scorer));
+        let others: Vec<(String, OwnModel)> =
+            self.own_models.named_scorers().map(|(name, model)| (name.to_owned(), model.clone())).collect();
         let config = &self.config.evaluate;
-        let spec: AnnotatorSpec = config.annotator.clone().unwrap_or_else(|| self.config.annotator.clone());
+        let spec = config.annotator.as_ref().unwrap_or(&self.config.annotator);
+        let spec = meant(spec, own.as_ref().and_then(OwnModel::untrained_scorer))?;
         let reference = config.reference.clone();
-        let evaluators =
-            if config.evaluators.is_empty() { default_evaluators(reward_model.is_some()) } else { config.evaluators.clone() };
+        let evaluators = if config.evaluators.is_empty() { default_evaluators(own.is_some()) } else { config.evaluators.clone() };
         let Model { method, repetition, .. } = model;
         let n_labels = self.n_labels(method, *repetition)?;
         let mut options = json!({
@@ -322,7 +325,7 @@ impl Experiment<'_> {
             method => format!("{}/completions.jsonl", self.reference_repetition(model).name_of(&format!("generate-{method}"))),
         };
         let answers_file = format!("generate-{}/completions.jsonl", model.name());
-        let scoring = reward_model.into_iter().chain(others.iter().map(|(_, model)| &model.checkpoint));
+        let scoring = reward_model.into_iter().chain(others.iter().filter_map(|(_, model)| model.checkpoint.as_ref()));
         let mut inputs = with_models(&answers_file, std::iter::once(start).chain(scoring));
         inputs.push(reference_file.clone().into());
         let (answers_file, reference_file, name) = (self.input(&answers_file), self.input(&reference_file), model.name());
@@ -341,7 +344,7 @@ impl Experiment<'_> {
             };
             let mut other_rewards = Vec::new();
             for (name, model) in &others {
-                let build = BuildContext { reward_model: Some(&model.checkpoint), ..build };
+                let build = BuildContext { reward_model: model.checkpoint.as_ref(), ..build };
                 let journal = format!("rewards-{name}.jsonl");
                 let scored = model
                     .scorer()

@@ -2,10 +2,12 @@
 //!
 //! * `methods`: learning, answering, evaluation.
 //! * `reward_models`: their training, their names, how well they order what they have not seen.
+//! * `default_reward_model`: which of them options mean that name none.
 //! * `requirements`: what learners ask for, checked before anything runs.
 //! * `supply`: the stages that make it of the sampled answers.
 //! * `repetition`: methods that run several times, each with its own seed.
 
+mod default_reward_model;
 mod methods;
 mod repetition;
 mod requirements;
@@ -25,13 +27,14 @@ use farmhand_core::{
 };
 use serde_json::{Value, json};
 
+pub(super) use self::default_reward_model::{holds_model, untrained_scorer};
 use self::methods::Model;
 use self::repetition::Repetition;
 pub(super) use self::repetition::repetitions;
-pub(super) use self::requirements::FeedbackStages;
 pub use self::requirements::read_experiment;
-use self::reward_models::{FindTrained, TrainedModels};
-pub(super) use self::reward_models::{MEASURE, TrainingOrder, stage_name, stage_of};
+pub(super) use self::requirements::{FeedbackStages, requires};
+use self::reward_models::{FindTrained, OwnModels};
+pub(super) use self::reward_models::{MEASURE, TrainingOrder, measured_share, stage_name, stage_of};
 use super::learn::{OwnedFeedback, learn};
 use super::session::{CANCEL, Session};
 use super::{annotate, base_model, generate, given_comparisons, read_options, split_data};
@@ -45,8 +48,8 @@ pub struct Experiment<'a> {
     session: &'a mut Session,
     run: RunDir,
     redo: bool,
-    /// The reward models trained so far.
-    trained: TrainedModels,
+    /// The reward models that can be asked so far.
+    own_models: OwnModels,
 }
 
 /// The policy that samples when a configuration names none.
@@ -74,7 +77,7 @@ impl<'a> Experiment<'a> {
         session.log_to(&run.path().join("events.jsonl"))?;
         session.cap(config.budget_usd, run.path())?;
         let base_dir = std::path::absolute(base_dir).map_err(|error| Error::io("resolve", base_dir, error))?;
-        Ok(Self { config, base_dir, session, run, redo, trained: TrainedModels::default() })
+        Ok(Self { config, base_dir, session, run, redo, own_models: OwnModels::default() })
     }
 
     /// The run directory.
@@ -133,7 +136,7 @@ impl<'a> Experiment<'a> {
         let seed = repetition.root().child(name, 0);
         let name = repetition.name_of(name);
         let inside = |input: PathBuf| input.strip_prefix(self.run.path()).map(Path::to_owned).unwrap_or(input);
-        let named = self.trained.named_in(&options).into_iter().flat_map(Checkpoint::inputs);
+        let named = self.own_models.named_in(&options).into_iter().flat_map(Checkpoint::inputs);
         let mut inputs: Vec<PathBuf> = inputs.into_iter().map(inside).collect();
         for input in named.map(inside) {
             if !inputs.contains(&input) {
@@ -157,7 +160,7 @@ impl<'a> Experiment<'a> {
         let stage = self.run.begin(&plan, status)?;
         self.session.enter_stage(&name);
         let models = self.session.models(Want::Model);
-        let models = FindTrained { trained: &self.trained, others: &models };
+        let models = FindTrained { own_models: &self.own_models, others: &models };
         let budget = self.session.budget.as_ref();
         let cache_dir = cache_dir();
         let cache_dir = cache_dir.as_deref();

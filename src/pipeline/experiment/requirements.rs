@@ -2,12 +2,19 @@
 
 use std::path::Path;
 
-use farmhand_core::config::{Document, ExperimentConfig, LabelSource, MethodConfig, ScoreSource, trained_names};
+use farmhand_core::config::{
+    Document, ExperimentConfig, LabelSource, MethodConfig, RewardModelStage, ScoreSource, trained_names,
+};
 use farmhand_core::plugin::load_plugins;
-use farmhand_core::{BuildContext, FeedbackKind, LearnerSpec, Problem, Requirements, Result};
+use farmhand_core::{BuildContext, FeedbackKind, LearnerSpec, Problem, Requirements, Result, RewardModelSpec};
+use serde::Serialize;
 use serde_json::Value;
 
-use super::reward_models::{TrainingOrder, stage_name};
+use super::default_reward_model::{
+    asks_default_reward_model, asks_trained_reward_model, default_reward_models, is_untrained, meant, untrained_scorer,
+    without_place,
+};
+use super::reward_models::{TrainingOrder, stage_name, stage_of};
 use super::to_json;
 
 /// Reads an experiment and reports everything wrong with it at once, learners' requirements included.
@@ -34,7 +41,7 @@ fn load_named_plugins(document: &Document) -> Result<()> {
 }
 
 /// What a learner needs, from its options alone.
-pub(super) fn requires(spec: &LearnerSpec, config: &ExperimentConfig, base_dir: &Path) -> Result<Requirements> {
+pub(in crate::pipeline) fn requires(spec: &LearnerSpec, config: &ExperimentConfig, base_dir: &Path) -> Result<Requirements> {
     Ok(spec.build(&BuildContext::new(config.device, base_dir))?.requires())
 }
 
@@ -71,8 +78,8 @@ impl FeedbackStages {
             }
         }
         stages.score |= stages.label && matches!(config.feedback.labels, LabelSource::Threshold(_));
-        for (_, stage) in config.reward_model_stages() {
-            let kind = requires(&stage.learner, config, base_dir)?.feedback;
+        for learner in config.reward_model_stages().filter_map(|(_, stage)| stage.learner.as_ref()) {
+            let kind = requires(learner, config, base_dir)?.feedback;
             let of_scores = matches!(kind, FeedbackKind::Scored | FeedbackKind::RankedLists);
             stages.score_for_reward_model |= of_scores && config.feedback.files.of(kind).is_none();
         }
@@ -80,50 +87,37 @@ impl FeedbackStages {
     }
 }
 
-/// Reward models that, without a `model` of their own, are the one that the experiment trains.
-const TRAINED: [&str; 3] = ["bradley_terry", "attributes", "preference_model"];
-
-/// Whether options name a reward model that the experiment trains, at any depth.
-pub(super) fn asks_trained_reward_model(options: &Value) -> bool {
-    asks_default_reward_model(options) || !trained_names(options).is_empty()
-}
-
-/// Whether options hold a reward model that names none to load, at any depth.
-fn asks_default_reward_model(options: &Value) -> bool {
-    match options {
-        Value::Object(table) => table.iter().any(|(key, value)| {
-            let names_it = TRAINED.contains(&key.as_str()) && value.is_object() && value.get("model").is_none_or(Value::is_null);
-            names_it || asks_default_reward_model(value)
-        }),
-        Value::Array(items) => items.iter().any(asks_default_reward_model),
-        _ => false,
-    }
-}
-
 /// Whether a method learns from the experiment's annotations: from the pairs, from what is made of them, or through the reward
 /// model; or whether it answers with that reward model's help.
 pub(super) fn uses_annotations(name: &str, config: &ExperimentConfig, base_dir: &Path) -> Result<bool> {
     let Some(method) = config.methods.get(name) else { return Ok(false) };
-    let policy = method.policy.as_ref().or(config.generate.policy.as_ref());
-    if policy.is_some_and(|policy| asks_trained_reward_model(&to_json(policy))) {
+    let untrained = untrained_scorer(method.reward_model.as_deref(), config);
+    let shared = untrained_scorer(None, config);
+    let of_annotations = |scorer: &RewardModelSpec| asks_trained_reward_model(&to_json(scorer));
+    if let Some(policy) = method.policy.as_ref().or(config.generate.policy.as_ref())
+        && asks_trained_reward_model(&to_json(&meant(policy, untrained)?))
+    {
         return Ok(true);
     }
     if let Some(spec) = &method.learner {
         let requires = requires(spec, config, base_dir)?;
-        let by_scores = || match &config.feedback.scores {
-            ScoreSource::Auto | ScoreSource::Annotations => true,
-            ScoreSource::RewardModel(spec) => asks_trained_reward_model(&to_json(spec)),
+        let by_scores = match &config.feedback.scores {
+            ScoreSource::Auto => shared.is_none_or(of_annotations),
+            ScoreSource::Annotations => true,
+            ScoreSource::RewardModel(spec) => of_annotations(&meant(spec, shared)?),
         };
+        let by_ratings = asks_trained_reward_model(&to_json(&meant(&config.feedback.ratings, shared)?));
         let from_feedback = config.feedback.files.of(requires.feedback).is_none()
             && match requires.feedback {
                 FeedbackKind::Preferences => true,
-                FeedbackKind::Scored | FeedbackKind::RankedLists => by_scores(),
-                FeedbackKind::Labelled => config.feedback.labels == LabelSource::Pairs || by_scores(),
-                FeedbackKind::Rated => asks_trained_reward_model(&to_json(&config.feedback.ratings)),
+                FeedbackKind::Scored | FeedbackKind::RankedLists => by_scores,
+                FeedbackKind::Labelled => config.feedback.labels == LabelSource::Pairs || by_scores,
+                FeedbackKind::Rated => by_ratings,
                 FeedbackKind::Demonstrations | FeedbackKind::Prompts => false,
             };
-        let judged = method.annotator.as_ref().is_some_and(|spec| asks_trained_reward_model(&to_json(spec)));
-        if from_feedback || requires.reward_model || judged || asks_trained_reward_model(&to_json(spec)) {
+        let rewarded = requires.reward_model && untrained.is_none_or(of_annotations);
+        let judged = asks_trained_reward_model(&to_json(&meant(&method.annotator, untrained)?));
+        if from_feedback || rewarded || judged || asks_trained_reward_model(&to_json(&meant(spec, untrained)?)) {
             return Ok(true);
         }
     }
@@ -143,7 +137,8 @@ fn requirement_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Ve
         stages.push(("sft.learner".to_owned(), &sft.learner, Some(FeedbackKind::Demonstrations), false));
     }
     for (path, stage) in config.reward_model_stages() {
-        stages.push((format!("{path}.learner"), &stage.learner, None, true));
+        stages.extend(stage.learner.as_ref().map(|learner| (format!("{path}.learner"), learner, None, true)));
+        problems.extend(scorer_problems(&path, stage));
     }
     for (name, method) in &config.methods {
         problems.extend(method_model_problems(name, method, config, base_dir)?);
@@ -159,36 +154,95 @@ fn requirement_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Ve
         }
     }
     problems.extend(source_problems(config, base_dir)?);
+    problems.extend(shared_model_problems(config));
     Ok(problems)
 }
 
-/// The reward model and the annotator that a method's learner asks for and does not find, or that it is given for nothing.
+/// The reward model and the annotator that a method's learner asks for and does not find, or that it is given for nothing, and
+/// reward models in its options that have nothing to load.
 fn method_model_problems(name: &str, method: &MethodConfig, config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
+    let path = format!("methods.{name}");
+    let reward_model = method.reward_model.as_deref();
+    if let Some(policy) = &method.policy {
+        problems.extend(unloadable(&format!("{path}.policy"), policy, reward_model, config));
+    }
     let Some(spec) = &method.learner else { return Ok(problems) };
     let requires = requires(spec, config, base_dir)?;
-    let path = format!("methods.{name}");
-    if requires.reward_model && method.reward_model.is_none() && config.reward_model.is_none() {
+    if requires.reward_model && reward_model.is_none() && config.reward_model.is_none() {
         let problem = Problem::new(format!("{path}.learner"), format!("learner `{}` needs a reward model", spec.name()));
         problems.push(problem.with_hint(match config.reward_models.keys().next() {
-            Some(trained) => format!("add `[reward_model]`, or set `{path}.reward_model = \"{trained}\"`"),
-            None => "add `[reward_model]` with `learner.reward_modeling = {}`".to_owned(),
+            Some(named) => format!("add `[reward_model]`, or set `{path}.reward_model = \"{named}\"`"),
+            None => "add `[reward_model]` with `learner.reward_modeling = {}`, or with the `scorer` that there is".to_owned(),
         }));
+    }
+    if stage_of(reward_model, config).is_some() {
+        problems.extend(unloadable(&format!("{path}.learner"), spec, reward_model, config));
     }
     let Some(annotator) = &method.annotator else { return Ok(problems) };
     if !requires.annotator {
         problems.push(Problem::new(format!("{path}.annotator"), format!("learner `{}` asks no annotator", spec.name())));
     }
-    if asks_default_reward_model(&to_json(annotator)) && method.reward_model.is_none() && config.reward_model.is_none() {
-        problems.push(nothing_to_load(format!("{path}.annotator")));
-    }
+    problems.extend(unloadable(&format!("{path}.annotator"), annotator, reward_model, config));
     Ok(problems)
 }
 
-fn nothing_to_load(path: String) -> Problem {
+/// Reward models that have nothing to load where no method stands: in how all answer, and in who judges them.
+fn shared_model_problems(config: &ExperimentConfig) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let Some(annotator) = &config.evaluate.annotator {
+        problems.extend(unloadable("evaluate.annotator", annotator, None, config));
+    }
+    if let Some(policy) = &config.generate.policy {
+        let methods = config.methods.values().filter(|method| method.policy.is_none());
+        let asked = std::iter::once(None).chain(methods.map(|method| method.reward_model.as_deref()));
+        for problem in asked.flat_map(|reward_model| unloadable("generate.policy", policy, reward_model, config)) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    problems
+}
+
+/// The reward models in options that name none and have nothing to load, because the one that is meant is not trained; the scorer
+/// of an untrained one stands in for those that take it.
+fn unloadable(path: &str, spec: &impl Serialize, reward_model: Option<&str>, config: &ExperimentConfig) -> Vec<Problem> {
+    if !is_untrained(reward_model, config) {
+        return Vec::new();
+    }
+    let options = to_json(spec);
+    let found = match stage_of(reward_model, config) {
+        Some(_) => without_place(options),
+        None => default_reward_models(&options),
+    };
+    found.into_iter().map(|inner| nothing_to_load(format!("{path}.{inner}"), reward_model, config)).collect()
+}
+
+/// The scorer of a reward model that is not trained and yet means the trained one.
+fn scorer_problems(path: &str, stage: &RewardModelStage) -> Vec<Problem> {
+    let Some(scorer) = stage.scorer.as_ref().filter(|_| stage.learner.is_none()) else { return Vec::new() };
+    let found = default_reward_models(&to_json(scorer));
+    found.into_iter().map(|inner| not_trained(format!("{path}.scorer.{inner}"), path)).collect()
+}
+
+fn nothing_to_load(path: String, reward_model: Option<&str>, config: &ExperimentConfig) -> Problem {
+    if stage_of(reward_model, config).is_some() {
+        return not_trained(
+            path,
+            &reward_model.map_or_else(|| "reward_model".to_owned(), |name| format!("reward_models.{name}")),
+        );
+    }
     let problem = Problem::new(path, "this reward model has nothing to load: the experiment trains none");
     problem
         .with_hint("add `[reward_model]`, or set `model` to one that exists, or to `trained:NAME` for one of `[reward_models]`")
+}
+
+fn not_trained(path: String, table: &str) -> Problem {
+    let problem = Problem::new(path, format!("this reward model has nothing to load: `{table}` has no `learner`"));
+    problem.with_hint(format!(
+        "set `model` to one that exists, or to `trained:NAME` for a trained one of `[reward_models]`, or add `{table}.learner`"
+    ))
 }
 
 /// A learner and what it asks for.
@@ -242,7 +296,7 @@ fn source_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Pro
     if !order.rated.is_empty() {
         // What rates answers is there before the reward models that learn from the ratings.
         for (attribute, spec) in &config.feedback.ratings {
-            let options = to_json(spec);
+            let options = to_json(&meant(spec, untrained_scorer(None, config))?);
             let named = trained_names(&options).into_iter().map(|(_, name)| Some(name));
             let default = asks_default_reward_model(&options).then_some(None);
             if let Some(later) = named.chain(default).find(|name| order.rated.contains(name)) {
@@ -252,20 +306,13 @@ fn source_problems(config: &ExperimentConfig, base_dir: &Path) -> Result<Vec<Pro
             }
         }
     }
-    if config.reward_model.is_none() {
-        let mut check = |path: String, options: Value| {
-            if asks_default_reward_model(&options) {
-                problems.push(nothing_to_load(path));
-            }
-        };
-        if let ScoreSource::RewardModel(spec) = config.feedback.scores.clone()
-            && needed.score
-        {
-            check("feedback.scores.reward_model".to_owned(), to_json(&spec));
-        }
-        for (name, spec) in config.feedback.ratings.iter().filter(|_| needed.rate || !order.rated.is_empty()) {
-            check(format!("feedback.ratings.{name}"), to_json(spec));
-        }
+    if let ScoreSource::RewardModel(spec) = &config.feedback.scores
+        && needed.score
+    {
+        problems.extend(unloadable("feedback.scores.reward_model", spec, None, config));
+    }
+    for (name, spec) in config.feedback.ratings.iter().filter(|_| needed.rate || !order.rated.is_empty()) {
+        problems.extend(unloadable(&format!("feedback.ratings.{name}"), spec, None, config));
     }
     Ok(problems)
 }

@@ -1,5 +1,5 @@
-//! The reward models of an experiment: each trained as soon as its feedback is there, found by its name, and all measured on the
-//! same pairs that none of them has seen.
+//! The reward models of an experiment: each trained as soon as its feedback is there, or not trained here at all, found by its
+//! name, and all measured on the same pairs that none of them has seen.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,8 @@ use farmhand_core::config::{ExperimentConfig, RewardModelStage, trained_name, tr
 use farmhand_core::data::{self, ReadOptions};
 use farmhand_core::types::{Comparison, PreferencePair};
 use farmhand_core::{
-    AnnotatorSpec, BuildContext, Checkpoint, Error, FeedbackKind, FindModel, Result, RewardModelSpec, RunContext, Seed, checked,
+    AnnotatorSpec, BuildContext, Checkpoint, Error, FeedbackKind, FindModel, LearnerSpec, Result, RewardModelSpec, RunContext,
+    Seed, checked,
 };
 use farmhand_plugins::rl::pair_accuracy::ScoredPair;
 use serde::Serialize;
@@ -30,7 +31,7 @@ const PREFERENCE_MODEL: &str = "preference_model";
 /// A reward model of the experiment: `None` for `[reward_model]`, or its name in `[reward_models]`.
 pub(in crate::pipeline) type Name = Option<String>;
 
-/// The reward models in the order in which they are trained.
+/// The reward models that are trained, in the order in which they are.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct TrainingOrder {
     /// Those whose feedback is there before any of them.
@@ -46,7 +47,8 @@ impl TrainingOrder {
         let mut order = Self::default();
         let named = config.reward_models.iter().map(|(name, stage)| (Some(name.clone()), stage));
         for (name, stage) in config.reward_model.iter().map(|stage| (None, stage)).chain(named) {
-            let kind = requires(&stage.learner, config, base_dir)?.feedback;
+            let Some(learner) = &stage.learner else { continue };
+            let kind = requires(learner, config, base_dir)?.feedback;
             let rated = kind == FeedbackKind::Rated && config.feedback.files.of(kind).is_none();
             if rated { order.rated.push(name) } else { order.first.push(name) }
         }
@@ -68,26 +70,48 @@ pub(in crate::pipeline) fn stage_of<'a>(name: Option<&str>, config: &'a Experime
 }
 
 /// How a trained reward model scores when nothing says so.
-fn default_scorer(learner: &str) -> RewardModelSpec {
+fn default_scorer(learner: Option<&LearnerSpec>) -> RewardModelSpec {
     let built_in = |name| RewardModelSpec::from_json(name, "{}").expect("the reward models are built in");
-    match learner {
-        "preference_modeling" => built_in(PREFERENCE_MODEL),
-        "attribute_regression" => built_in("attributes"),
+    match learner.map(LearnerSpec::name) {
+        Some("preference_modeling") => built_in(PREFERENCE_MODEL),
+        Some("attribute_regression") => built_in("attributes"),
         _ => reward_model_spec(),
     }
 }
 
-/// A reward model that was trained.
+/// The share of the annotated pairs on which the reward models are measured: what no learner has seen, where there are learners;
+/// otherwise the smallest share that one asks for. 0 when nothing is measured.
+pub(in crate::pipeline) fn measured_share(config: &ExperimentConfig) -> f64 {
+    let stages = || config.reward_model_stages().map(|(_, stage)| stage);
+    // The part that a smaller share holds out lies in that of a larger one.
+    let smallest = |shares: &mut dyn Iterator<Item = f64>| shares.reduce(f64::min);
+    smallest(&mut stages().filter(|stage| stage.learner.is_some()).map(|stage| stage.held_out))
+        .or_else(|| smallest(&mut stages().map(|stage| stage.held_out).filter(|share| *share > 0.0)))
+        .unwrap_or(0.0)
+}
+
+/// A reward model of the experiment that can be asked.
 #[derive(Debug, Clone)]
-pub(super) struct TrainedModel {
-    pub(super) checkpoint: Checkpoint,
+pub(super) struct OwnModel {
+    /// What was trained; `None` for one without a learner.
+    pub(super) checkpoint: Option<Checkpoint>,
     stage: RewardModelStage,
 }
 
-impl TrainedModel {
+impl OwnModel {
     /// How it scores answers.
     pub(super) fn scorer(&self) -> RewardModelSpec {
-        self.stage.scorer.clone().unwrap_or_else(|| default_scorer(self.stage.learner.name()))
+        self.stage.scorer.clone().unwrap_or_else(|| default_scorer(self.stage.learner.as_ref()))
+    }
+
+    /// What scores in the place of a trained one.
+    pub(super) fn untrained_scorer(&self) -> Option<&RewardModelSpec> {
+        self.stage.scorer.as_ref().filter(|_| self.checkpoint.is_none())
+    }
+
+    /// Whether its accuracy is wanted.
+    fn is_measured(&self) -> bool {
+        self.checkpoint.is_some() || self.stage.held_out > 0.0
     }
 
     /// What the configuration says about that, for the record of a stage.
@@ -96,18 +120,23 @@ impl TrainedModel {
     }
 }
 
-/// The reward models that have been trained so far.
+/// The reward models that can be asked so far: those that need no training, and those that have been trained.
 #[derive(Debug, Default)]
-pub(super) struct TrainedModels(BTreeMap<Name, TrainedModel>);
+pub(super) struct OwnModels(BTreeMap<Name, OwnModel>);
 
-impl TrainedModels {
+impl OwnModels {
     /// The one of this name, or of `[reward_model]` without one.
-    pub(super) fn get(&self, name: Option<&str>) -> Option<&TrainedModel> {
+    pub(super) fn get(&self, name: Option<&str>) -> Option<&OwnModel> {
         self.0.get(&name.map(str::to_owned))
     }
 
+    /// What was trained under this name, or for `[reward_model]` without one.
+    pub(super) fn checkpoint(&self, name: Option<&str>) -> Option<&Checkpoint> {
+        self.get(name)?.checkpoint.as_ref()
+    }
+
     /// Those of `[reward_models]` that score an answer by itself, by name; a preference model only compares.
-    pub(super) fn named_scorers(&self) -> impl Iterator<Item = (&str, &TrainedModel)> {
+    pub(super) fn named_scorers(&self) -> impl Iterator<Item = (&str, &OwnModel)> {
         let scorers = self.0.iter().filter(|(_, model)| model.scorer().name() != PREFERENCE_MODEL);
         scorers.filter_map(|(name, model)| Some((name.as_deref()?, model)))
     }
@@ -115,22 +144,25 @@ impl TrainedModels {
     /// The checkpoints that options name, at any depth.
     pub(super) fn named_in(&self, options: &Value) -> Vec<&Checkpoint> {
         let names = trained_names(options);
-        names.iter().filter_map(|(_, name)| self.get(Some(name))).map(|model| &model.checkpoint).collect()
+        names.iter().filter_map(|(_, name)| self.checkpoint(Some(name))).collect()
     }
 }
 
 /// Finds the experiment's own reward models by name and all others as ever.
 #[derive(Debug)]
 pub(super) struct FindTrained<'a> {
-    pub(super) trained: &'a TrainedModels,
+    pub(super) own_models: &'a OwnModels,
     pub(super) others: &'a dyn FindModel,
 }
 
 impl FindTrained<'_> {
     fn own(&self, name: &Path) -> Option<Result<Checkpoint>> {
         let name = trained_name(name)?;
-        let missing = || Error::missing_input(format!("reward model `{name}` is not trained yet"));
-        Some(self.trained.get(Some(name)).map(|model| model.checkpoint.clone()).ok_or_else(missing))
+        let missing = || {
+            let when = if self.own_models.get(Some(name)).is_some() { "here" } else { "yet" };
+            Error::missing_input(format!("reward model `{name}` is not trained {when}"))
+        };
+        Some(self.own_models.checkpoint(Some(name)).cloned().ok_or_else(missing))
     }
 }
 
@@ -147,7 +179,7 @@ impl FindModel for FindTrained<'_> {
 /// What the held-out pairs tell about a reward model.
 #[derive(Debug, Serialize)]
 struct Measured {
-    /// `reward-model`, or `reward-model-NAME`: the stage that trained it.
+    /// `reward-model`, or `reward-model-NAME`: the stage that trained it, if one did.
     model: String,
     /// How it scores.
     scorer: String,
@@ -190,9 +222,14 @@ fn measure(
 }
 
 impl Experiment<'_> {
-    /// Trains them all, and measures them.
+    /// Trains those that have a learner, and measures them all.
     pub(super) fn reward_models(&mut self, start: &Checkpoint) -> Result<()> {
         let order = TrainingOrder::of(&self.config, &self.base_dir)?;
+        let named = self.config.reward_models.iter().map(|(name, stage)| (Some(name.clone()), stage));
+        let all = self.config.reward_model.iter().map(|stage| (None, stage)).chain(named);
+        for (name, stage) in all.filter(|(_, stage)| stage.learner.is_none()) {
+            self.own_models.0.insert(name, OwnModel { checkpoint: None, stage: stage.clone() });
+        }
         for name in &order.first {
             self.reward_model(name.as_deref(), start)?;
         }
@@ -207,13 +244,14 @@ impl Experiment<'_> {
 
     fn reward_model(&mut self, name: Option<&str>, start: &Checkpoint) -> Result<()> {
         let Some(stage) = stage_of(name, &self.config).cloned() else { return Ok(()) };
-        let kind = requires(&stage.learner, &self.config, &self.base_dir)?.feedback;
+        let Some(learner) = &stage.learner else { return Ok(()) };
+        let kind = requires(learner, &self.config, &self.base_dir)?.feedback;
         let file = self.feedback_file(kind, true);
         let only = Repetition::only(self.config.seed);
         let learning = super::methods::Learning::of_reward_model(start, stage.held_out);
-        let done = self.learn(&stage_name(name), &stage.learner, file, learning, only)?;
-        let checkpoint = Checkpoint::open(done.checkpoint_dir())?;
-        self.trained.0.insert(name.map(str::to_owned), TrainedModel { checkpoint, stage });
+        let done = self.learn(&stage_name(name), learner, file, learning, only)?;
+        let checkpoint = Some(Checkpoint::open(done.checkpoint_dir())?);
+        self.own_models.0.insert(name.map(str::to_owned), OwnModel { checkpoint, stage });
         Ok(())
     }
 
@@ -224,16 +262,16 @@ impl Experiment<'_> {
 
     /// How each reward model orders the annotated pairs that none of them learned from.
     fn measure_reward_models(&mut self, start: &Checkpoint) -> Result<()> {
-        let models: Vec<(String, TrainedModel)> =
-            self.trained.0.iter().map(|(name, model)| (stage_name(name.as_deref()), model.clone())).collect();
-        // The part that a smaller share holds out lies in that of a larger one.
-        let share = models.iter().map(|(_, model)| model.stage.held_out).fold(f64::INFINITY, f64::min);
+        let measured = self.own_models.0.iter().filter(|(_, model)| model.is_measured());
+        let models: Vec<(String, OwnModel)> =
+            measured.map(|(name, model)| (stage_name(name.as_deref()), model.clone())).collect();
+        let share = measured_share(&self.config);
         if models.is_empty() || share <= 0.0 {
             return Ok(());
         }
         let scorers: BTreeMap<&String, Value> = models.iter().map(|(name, model)| (name, to_json(&model.scorer()))).collect();
         let options = json!({ "held_out": share, "scorers": scorers });
-        let own = models.iter().map(|(_, model)| &model.checkpoint);
+        let own = models.iter().filter_map(|(_, model)| model.checkpoint.as_ref());
         let inputs = super::with_models(PAIRS, std::iter::once(start).chain(own));
         let (pairs, seed) = (self.input(PAIRS), self.held_out_seed());
         self.stage(MEASURE, options, inputs, |_, ctx, build| {
@@ -244,7 +282,7 @@ impl Experiment<'_> {
             };
             let mut measured = Vec::new();
             for (name, model) in &models {
-                let build = BuildContext { policy: Some(start), reward_model: Some(&model.checkpoint), ..*build };
+                let build = BuildContext { policy: Some(start), reward_model: model.checkpoint.as_ref(), ..*build };
                 let scorer = model.scorer();
                 let scores = match measure(&scorer, &pairs, &build, ctx) {
                     Ok(scores) => scores,

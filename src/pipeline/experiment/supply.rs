@@ -9,8 +9,9 @@ use farmhand_core::types::ScoredCompletion;
 use farmhand_core::{BuildContext, Checkpoint, Error, FeedbackKind, Result, RewardModelSpec, RunContext};
 use serde_json::json;
 
+use super::default_reward_model::{meant, untrained_scorer};
 use super::requirements::FeedbackStages;
-use super::reward_models::{TrainedModel, TrainingOrder};
+use super::reward_models::{OwnModel, TrainingOrder};
 use super::{Experiment, to_json, with_models};
 use crate::pipeline::{answer_feedback, evaluate};
 
@@ -35,9 +36,9 @@ impl Experiment<'_> {
         let needed = FeedbackStages::of(&self.config, &self.base_dir)?;
         if needed.score {
             let scorer = match self.config.feedback.scores.clone() {
-                ScoreSource::Auto => self.trained.get(None).map(TrainedModel::scorer),
+                ScoreSource::Auto => self.own_models.get(None).map(OwnModel::scorer),
                 ScoreSource::Annotations => None,
-                ScoreSource::RewardModel(spec) => Some(spec),
+                ScoreSource::RewardModel(spec) => Some(meant(&spec, untrained_scorer(None, &self.config))?),
             };
             self.score("score", scorer, start)?;
         }
@@ -69,7 +70,7 @@ impl Experiment<'_> {
 
     /// Scores the sampled answers and ranks those to the same instruction: by a reward model, or without one by the annotations.
     fn score(&mut self, name: &str, scorer: Option<RewardModelSpec>, start: &Checkpoint) -> Result<()> {
-        let reward_model = self.trained.get(None).map(|model| model.checkpoint.clone());
+        let reward_model = self.own_models.checkpoint(None).cloned();
         let reward_model = reward_model.as_ref();
         let (options, inputs) = match &scorer {
             Some(spec) => {
@@ -135,9 +136,10 @@ impl Experiment<'_> {
     pub(super) fn rate(&mut self, start: &Checkpoint) -> Result<()> {
         // A reward model that learns from these ratings is trained after them.
         let first = TrainingOrder::of(&self.config, &self.base_dir)?.first.contains(&None);
-        let reward_model = self.trained.get(None).filter(|_| first).map(|model| model.checkpoint.clone());
+        let reward_model = self.own_models.checkpoint(None).filter(|_| first).cloned();
         let reward_model = reward_model.as_ref();
-        let (attributes, n_levels) = (self.config.feedback.ratings.clone(), self.config.feedback.rating_levels);
+        let attributes = meant(&self.config.feedback.ratings, untrained_scorer(None, &self.config))?;
+        let n_levels = self.config.feedback.rating_levels;
         let options = json!({ "ratings": to_json(&attributes), "levels": n_levels });
         let inputs = with_models(ANSWERS, std::iter::once(start).chain(reward_model));
         let answers = self.input(ANSWERS);
