@@ -1,6 +1,6 @@
 """A reward server in Python: answers near a length, with few repeated words, score high.
 
-python3 reward_server.py 8300     then     reward_model = { http = { server = { base_url = "http://127.0.0.1:8300" } } }
+python3 reward_server.py 8300     then     [reward_model.scorer.http] server = { base_url = "http://127.0.0.1:8300" }
 """
 import json
 import sys

@@ -91,7 +91,7 @@ impl Drop for Served {
 }
 
 #[test]
-fn a_reward_server_in_python_judges_and_picks_and_when_it_is_gone_the_run_waits_for_it() {
+fn a_reward_server_in_python_judges_rewards_and_picks_and_when_it_is_gone_the_run_waits_for_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/configs/reward-server.toml");
     let written = std::fs::read_to_string(config).expect("read");
@@ -103,7 +103,9 @@ fn a_reward_server_in_python_judges_and_picks_and_when_it_is_gone_the_run_waits_
         let gone = Served::start();
         gone.address.clone()
     });
-    let run = [&["run", "c.toml"][..], &SMALL].concat();
+    let small = ["data.split.unlabeled=16", "methods.ppo.learner.ppo.steps=1", "methods.ppo.learner.ppo.rollout_size=16"];
+    let small = small.iter().chain(&["methods.ppo.learner.ppo.batch_size=8"]).flat_map(|set| ["--set", set]);
+    let run: Vec<&str> = ["run", "c.toml"].into_iter().chain(SMALL).chain(small).collect();
     farmhand(dir.path(), &run).expect_error(&["comparisons failed", "cannot be reached"], None);
     let served = Served::start();
     at(&served.address);
@@ -118,6 +120,9 @@ fn a_reward_server_in_python_judges_and_picks_and_when_it_is_gone_the_run_waits_
             .unwrap_or_else(|| panic!("{board}"))
     };
     assert!(rate("best_of_8") > 55.0, "picked by the server that also judges: {board}");
+    let rewarded = board.as_array().expect("rows").iter().filter(|row| row["mean_reward"].is_number()).count();
+    assert_eq!(rewarded, 4, "all answers are scored: {board}");
+    assert!(!dir.path().join("runs/reward-server/reward-model").exists(), "and nothing was trained to do it");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn try_one(text: &str, folder: &Path) -> Result<(), String> {
     for (key, value) in piece {
         match (key.as_str(), value, experiment.get_mut(&key)) {
             // Tables of which one key is chosen.
-            ("annotator" | "data" | "model", value, _) => drop(experiment.insert(key, value)),
+            ("annotator" | "data" | "model" | "reward_model", value, _) => drop(experiment.insert(key, value)),
             (_, Value::Table(table), Some(Value::Table(known))) => known.extend(table),
             (_, value, _) => drop(experiment.insert(key, value)),
         }
