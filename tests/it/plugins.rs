@@ -203,6 +203,12 @@ fn a_plugin_that_panics_or_ends_the_process_leaves_a_run_that_goes_on() {
     let mended = how("not_at_all").expect_success();
     assert!(mended.stdout.contains("wrong"), "{}", mended.stdout);
 
+    let path = every_kind().library.to_string_lossy();
+    let said = "plugin `every-kind` panicked in describing options: no words for it (src/lib.rs:";
+    farmhand(dir.path(), &["describe", "speechless", "--plugin", &path]).expect_error(&[said], Some("a mistake in the plugin"));
+    farmhand(dir.path(), &["run", &config, "--set", "evaluate.evaluators=[{ speechless = {} }]"])
+        .expect_error(&["speechless", said], None);
+
     // A judge that panics fails the comparisons it was asked about, as any judge that fails; equal answers are ties without it.
     let set = "evaluate.annotator={ shorter = { panics = true } }";
     let judged = farmhand(dir.path(), &["run", &config, "--redo", "--set", set]).expect_success();

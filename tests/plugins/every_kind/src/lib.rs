@@ -6,9 +6,9 @@ use farmhand_core::types::{
     Annotation, Comparison, Completion, EvalReport, FinishReason, Instruction, Metric, Preference, Response, SamplingParams,
 };
 use farmhand_core::{
-    Annotator, AnnotatorConfig, BuildContext, Checkpoint, Error, EvaluationInputs, Evaluator, EvaluatorConfig, FeedbackKind, Learner,
-    LearnerConfig, LearnerInputs, Policy, PolicyConfig, Requirements, Result, RewardModel, RewardModelConfig, RewardModelSpec,
-    RunContext, register,
+    Annotator, AnnotatorConfig, BuildContext, Checkpoint, Error, EvaluationInputs, Evaluator, EvaluatorConfig, FeedbackKind,
+    Learner, LearnerConfig, LearnerInputs, Policy, PolicyConfig, Requirements, Result, RewardModel, RewardModelConfig,
+    RewardModelSpec, RunContext, register,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,12 @@ impl Policy for Echo {
         "echo"
     }
 
-    fn generate(&mut self, instructions: &[Instruction], sampling: &SamplingParams, ctx: &RunContext<'_>) -> Result<Vec<Completion>> {
+    fn generate(
+        &mut self,
+        instructions: &[Instruction],
+        sampling: &SamplingParams,
+        ctx: &RunContext<'_>,
+    ) -> Result<Vec<Completion>> {
         let mut progress = ctx.progress("echoing", Some(instructions.len() as u64), "instructions");
         let mut completions = Vec::new();
         for instruction in instructions {
@@ -160,6 +165,28 @@ impl Evaluator for Words {
             higher_is_better: None,
         };
         Ok(EvalReport { model: inputs.model.to_owned(), reference: None, annotator: None, metrics: vec![metric] })
+    }
+}
+
+register! { kind: Evaluator, name: "speechless", config: Speechless, summary: "panics when somebody asks for its options" }
+
+/// Options of `[evaluator.speechless]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Speechless {
+    /// Not to be described.
+    #[schemars(schema_with = "no_words")]
+    unspeakable: bool,
+}
+
+fn no_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    panic!("no words for it")
+}
+
+#[typetag::serde(name = "speechless")]
+impl EvaluatorConfig for Speechless {
+    fn build(&self, _: &BuildContext<'_>) -> Result<Box<dyn Evaluator>> {
+        Ok(Box::new(Words {}))
     }
 }
 
