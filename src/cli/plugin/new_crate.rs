@@ -2,12 +2,17 @@
 //!
 //! The component is the same template that `cargo xtask new` puts into the workspace; only where its parts come from differs.
 
+#[path = "../../../xtask/src/new_component/component_name.rs"]
+mod component_name;
+
 use std::path::{Path, PathBuf};
 
+use farmhand_core::component::find_component;
 use farmhand_core::run::write_atomic;
-use farmhand_core::{Error, Result};
+use farmhand_core::{ComponentKind, Error, Result};
 use serde_json::json;
 
+use self::component_name::type_name;
 use super::sources;
 use crate::cli::args::{Cli, PluginKind, PluginNewArgs};
 
@@ -38,20 +43,21 @@ fn shape(kind: PluginKind) -> Shape {
 
 /// Writes the crate; a folder that holds anything is left alone.
 pub(super) fn new(args: &PluginNewArgs, cli: &Cli) -> Result<()> {
-    let name = args.name.as_str();
-    check_name(name)?;
+    let (name, shape) = (args.name.as_str(), shape(args.kind));
+    let package = name.replace('_', "-");
     let sources = sources(args.farmhand.as_deref())?;
+    let manifest_text = manifest_text(&shape, &package, &sources);
+    check_name(name, &shape, &manifest_text)?;
     let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(name));
-    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+    let is_empty = || std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
+    if dir.symlink_metadata().is_ok() && !is_empty() {
         return Err(Error::invalid_config(format!("`{}` exists and is left alone", dir.display()))
             .with_hint("choose another folder with `--dir DIR`"));
     }
-    let shape = shape(args.kind);
-    let package = name.replace('_', "-");
     let manifest = dir.join("Cargo.toml");
     write(&dir.join("src/lib.rs"), &library(&shape, name))?;
     write(&dir.join(".gitignore"), "/target\n/*.so\n")?;
-    write(&manifest, &manifest_text(&shape, &package, &sources))?;
+    write(&manifest, &manifest_text)?;
     if cli.json {
         return crate::cli::print_json(&json!({ "dir": dir, "package": package, "kind": shape.key, "name": name }));
     }
@@ -69,21 +75,19 @@ pub(super) fn new(args: &PluginNewArgs, cli: &Cli) -> Result<()> {
     ))
 }
 
-/// A name is snake_case and begins with a letter.
-fn check_name(name: &str) -> Result<()> {
-    let letters = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    let shape = name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('_') && !name.contains("__");
-    if letters && shape && (2..=40).contains(&name.len()) {
-        return Ok(());
+/// A name must be one, of no built-in component of the kind, and of no crate that the new one needs.
+fn check_name(name: &str, shape: &Shape, manifest: &str) -> Result<()> {
+    component_name::check(name).map_err(|refusal| Error::invalid_config(refusal.message).with_hint(refusal.hint))?;
+    let kind = shape.key.replace('_', " ");
+    if let Some(known) = ComponentKind::from_key(shape.key).and_then(|kind| find_component(kind, name)) {
+        return Err(Error::invalid_config(format!("the {kind} `{name}` exists already, in `{}`", known.package))
+            .with_hint("choose another name: the two could not be loaded together"));
     }
-    Err(Error::invalid_config(format!("`{name}` is no name for a component"))
-        .with_hint("lower-case words joined by `_`, as `my_method`; 2 to 40 characters, the first a letter"))
-}
-
-/// `my_method` is `MyMethod`.
-fn type_name(name: &str) -> String {
-    let capitalised = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
-    name.split('_').filter(|word| !word.is_empty()).map(capitalised).collect()
+    let needed = manifest.lines().skip_while(|line| *line != "[dependencies]").filter_map(|line| line.split_once(" = "));
+    if needed.map(|(crate_name, _)| crate_name.replace('-', "_")).any(|crate_name| crate_name == name) {
+        return Err(Error::invalid_config(format!("`{name}` is a crate that a {kind} needs")).with_hint("choose another name"));
+    }
+    Ok(())
 }
 
 fn library(shape: &Shape, name: &str) -> String {
@@ -166,10 +170,19 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_modules_are_refused() {
-        for name in ["", "a", "My", "my-method", "_a", "a_", "a__b", "1a", "ä_b"] {
-            assert!(check_name(name).is_err(), "{name}");
+    fn names_that_are_taken_are_refused() {
+        let said = |kind, name: &str| {
+            let shape = shape(kind);
+            let manifest = manifest_text(&shape, &name.replace('_', "-"), Path::new("/farmhand"));
+            check_name(name, &shape, &manifest).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(said(PluginKind::Learner, "my_method2"), "");
+        assert!(said(PluginKind::Learner, "match").contains("a word of Rust"));
+        assert_eq!(said(PluginKind::Learner, "version"), "", "only crates count");
+        assert!(said(PluginKind::Annotator, "pool").contains("the annotator `pool` exists already, in `farmhand-annotators`"));
+        assert_eq!(said(PluginKind::Learner, "pool"), "", "of another kind");
+        for name in ["typetag", "farmhand_core", "tch"] {
+            assert!(said(PluginKind::Learner, name).contains(&format!("`{name}` is a crate that a learner needs")), "{name}");
         }
-        assert!(check_name("my_method2").is_ok());
     }
 }
