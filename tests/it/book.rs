@@ -4,7 +4,7 @@
 //! What a block is stands in its info string, after the language, with commas between:
 //!
 //! * `console`: lines that begin with `$ ` are run one after the other in the chapter's own folder, with `farmhand` and
-//!   `my-farmhand` (`examples/own_program.rs`) on the path; what stands below is what they print. `…` stands for any text, alone
+//!   `my-farmhand` (`examples/own_program`) on the path; what stands below is what they print. `…` stands for any text, alone
 //!   on a line for any lines. `fails`: the command must fail, and the text is its error. `numbers-vary`: processors round differently, so
 //!   only words and layout are compared. `any-order`: nor is the order of lines. `with-notes`: what goes to stderr is shown as well. `serves`: runs until it is stopped.
 //!   `no-run=REASON`: not run here, but understood by the real command line.

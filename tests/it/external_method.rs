@@ -2,5 +2,5 @@
 //! component and learner cover it like a built-in.
 
 #[path = "../../examples/external_plugin/src/lib.rs"]
-#[expect(unreachable_pub, reason = "it is a crate of its own")]
+#[expect(unreachable_pub, unexpected_cfgs, reason = "it is a crate of its own, with a feature of its own")]
 mod r_dpo;

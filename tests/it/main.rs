@@ -18,7 +18,7 @@ mod judging_judges;
 mod label;
 mod leaderboard;
 mod learners;
-mod own_binary;
+mod own_program;
 mod pipeline;
 mod plugins;
 mod promises;

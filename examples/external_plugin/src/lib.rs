@@ -169,6 +169,7 @@ fn losses(ratios: &LogRatios, beta: f64, length_weight: f64) -> Tensor {
 // ANCHOR_END: loss
 
 // ANCHOR: export
+#[cfg(feature = "plugin")]
 farmhand_core::export_plugin!();
 // ANCHOR_END: export
 

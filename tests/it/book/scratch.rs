@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::chapter::Block;
 use super::output::{Comparison, Step, steps};
 use crate::command::Finished;
+use crate::own_program::own_program;
 
 /// An empty folder with the repository's `examples` and `tests` in it, as if it were the root of a copy.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ fn programs() -> &'static Path {
         // Named so that cargo builds it: `farmhand` starts it from its own folder.
         let _ = env!("CARGO_BIN_EXE_farmhand-engine");
         let farmhand = Path::new(env!("CARGO_BIN_EXE_farmhand"));
-        for (name, program) in [("farmhand", farmhand.to_owned()), ("my-farmhand", own_program(farmhand))] {
+        for (name, program) in [("farmhand", farmhand.to_owned()), ("my-farmhand", own_program().to_owned())] {
             let link = folder.join(name);
             if std::fs::read_link(&link).is_ok_and(|target| target == program) {
                 continue;
@@ -123,20 +124,4 @@ fn programs() -> &'static Path {
         }
         folder
     })
-}
-
-/// The program of `examples/own_program.rs`; `cargo test` builds it with the rest, `cargo test --test it` does not.
-fn own_program(farmhand: &Path) -> PathBuf {
-    let program = farmhand.with_file_name("examples").join("own_program");
-    let built = |path: &Path| path.metadata().and_then(|meta| meta.modified());
-    let is_old = built(&program).is_ok_and(|time| built(farmhand).is_ok_and(|other| time < other));
-    if !program.exists() || is_old {
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let target = farmhand.parent().and_then(Path::parent).expect("two folders");
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", target);
-        build.args(["build", "--offline", "--workspace", "--example", "own_program"]);
-        let finished: Finished = build.output().expect("cargo starts").into();
-        finished.expect_success();
-    }
-    program
 }

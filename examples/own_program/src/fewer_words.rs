@@ -1,8 +1,8 @@
 //! Prefers the answer with fewer words: `[annotator.fewer_words]`.
 
 use async_trait::async_trait;
-use farmhand_core::types::{Annotation, Comparison, Preference};
-use farmhand_core::{Annotator, AnnotatorConfig, BuildContext, Result, RunContext, register};
+use farmhand::core::types::{Annotation, Comparison, Preference};
+use farmhand::core::{Annotator, AnnotatorConfig, BuildContext, Result, RunContext, register};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,9 @@ register! {
 /// Options of `[annotator.fewer_words]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct FewerWordsConfig {
+struct FewerWordsConfig {
     /// Words that an answer may have more than the other and still tie.
-    pub(crate) tolerance: usize,
+    tolerance: usize,
 }
 
 #[typetag::serde(name = "fewer_words")]
