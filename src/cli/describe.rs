@@ -133,7 +133,11 @@ fn markdown(subjects: &[Subject]) -> String {
             text += &format!(" Paper: <{paper}>.");
         }
         text += &match subject.usage.starts_with("farmhand ") {
-            true => format!("\n\n```console,no-run=needs your own files\n$ {}\n```\n", subject.usage),
+            // The comment gives the test of the book what a reader has.
+            true => format!(
+                "\n\n<!-- given\ncp examples/configs/tiny.toml experiment.toml\n-->\n\n```console\n$ {}\n```\n",
+                subject.usage
+            ),
             false => format!("\n\n```toml\n{}\n```\n", subject.usage),
         };
         for (name, whose) in &subject.presets {

@@ -6,8 +6,13 @@
 //! * `console`: lines that begin with `$ ` are run one after the other in the chapter's own folder, with `farmhand` and
 //!   `my-farmhand` (`examples/own_program`) on the path; what stands below is what they print. `…` stands for any text, alone
 //!   on a line for any lines. `fails`: the command must fail, and the text is its error. `numbers-vary`: processors round differently, so
-//!   only words and layout are compared. `any-order`: nor is the order of lines. `with-notes`: what goes to stderr is shown as well. `serves`: runs until it is stopped.
-//!   `no-run=REASON`: not run here, but understood by the real command line.
+//!   only words and layout are compared. `any-order`: nor is the order of lines. `verdict-varies`: nor is the first line,
+//!   where the experiment was larger than what a test can run. `with-notes`: what goes to stderr is shown as well. `serves`: runs until it is stopped.
+//!   `needs=published data`: run where `../shared/data` lies beside the repository. `hub`: with a hub on this machine in place of the real one.
+//!   `port=N`: N stands for a free port. `builds`: cargo compiles in the chapter's folder. `no-run=REASON`: not run here, but understood by
+//!   the real command line. A command that ends in `# in another terminal` serves the ones after it.
+//!   A comment `<!-- given … -->` before the block holds commands for what a reader has by then, such as files of one's own; `$DATA` is
+//!   the folder of published data.
 //! * `toml`: part of an experiment. `alternatives`: each table alone. `file=NAME`: written to the chapter's folder, as are
 //!   `json` and `jsonl` blocks.
 //! * `rust`, `python`: nothing but an include of a file that is compiled or run elsewhere in the tests.
@@ -19,6 +24,7 @@ mod configuration;
 mod links;
 mod output;
 mod scratch;
+mod servers;
 
 use std::path::Path;
 
@@ -26,23 +32,18 @@ use self::chapter::{Block, Chapter, book_folder};
 use self::scratch::Scratch;
 
 /// Why a block may not be run here.
-const REASONS: [&str; 9] = [
-    "builds farmhand",
-    "changes the repository",
-    "needs a GPU",
-    "needs a hub",
-    "needs a server",
-    "needs an API key",
-    "needs published data",
-    "needs your own files",
-    "takes minutes",
-];
+const REASONS: [&str; 3] = ["builds farmhand", "changes the repository", "needs a GPU"];
 
 /// Every block of a chapter, in order, in one folder.
 fn try_chapter(name: &str) {
     let chapter = Chapter::read(&book_folder().join(name));
-    let scratch = Scratch::new();
+    let scratch = Scratch::new(name, chapter.blocks.iter().any(|block| block.has("builds")));
     for block in &chapter.blocks {
+        assert!(
+            block.given.is_none() || block.language == "console",
+            "docs/{name}:{}: only commands are given something",
+            block.line
+        );
         let problem = match block.language.as_str() {
             "console" => scratch.try_commands(block),
             "toml" | "json" | "jsonl" => try_data(block, &scratch),
@@ -75,7 +76,7 @@ fn try_data(block: &Block, scratch: &Scratch) -> Result<(), String> {
 
 /// Code must be shown from a file that is compiled or run by other tests.
 fn try_code(block: &Block) -> Result<(), String> {
-    let tried = ["examples/", "tests/it/"];
+    let tried = ["examples/own_program/src/", "examples/external_plugin/src/", "examples/external/", "tests/it/"];
     if block.includes.is_empty() {
         return Err("code is shown by `{{#include FILE:ANCHOR}}` alone, so that it is compiled".to_owned());
     }

@@ -1,4 +1,4 @@
-//! A Hugging Face hub on this machine for tests: one model, small files sent by the hub itself, large ones from a second
+//! A Hugging Face hub on this machine for tests: one model or several, small files sent by the hub itself, large ones from a second
 //! host that a redirect leads to, as on the real one; and every way in which it can fail.
 
 use std::collections::BTreeMap;
@@ -51,7 +51,8 @@ pub(crate) struct Request {
 }
 
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
+    /// Files of each model.
+    models: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     commit: String,
     token: Option<String>,
     faults: Faults,
@@ -68,11 +69,16 @@ pub(crate) struct HubServer {
 impl HubServer {
     /// Serves these files as [`REPO`] at [`COMMIT`]. Weights are large files, the rest small ones.
     pub(crate) fn start(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        Self::start_all([(REPO.to_owned(), files)])
+    }
+
+    /// Serves several models under their names, each at [`COMMIT`].
+    pub(crate) fn start_all(models: impl IntoIterator<Item = (String, impl IntoIterator<Item = (String, Vec<u8>)>)>) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").expect("a port");
         let (hub, store) = (bind(), bind());
         let address = |listener: &TcpListener| listener.local_addr().expect("an address");
         let state = State {
-            files: files.into_iter().collect(),
+            models: models.into_iter().map(|(repo, files)| (repo, files.into_iter().collect())).collect(),
             commit: COMMIT.to_owned(),
             token: None,
             faults: Faults::default(),
@@ -110,11 +116,11 @@ impl HubServer {
     pub(crate) fn push(&self, commit: &str, file: &str, contents: &[u8]) {
         let mut state = self.state();
         state.commit = commit.to_owned();
-        state.files.insert(file.to_owned(), contents.to_vec());
+        state.models.entry(REPO.to_owned()).or_default().insert(file.to_owned(), contents.to_vec());
     }
 
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        self.state().files.clone()
+        self.state().models.get(REPO).cloned().unwrap_or_default()
     }
 
     /// The requests since the last call.
@@ -186,28 +192,30 @@ fn hub_answer(state: &mut State, request: &Request) -> Reply {
         return whole(401, &[], Vec::new());
     }
     let path = request.path.split('?').next().unwrap_or_default();
-    let known = [format!("/api/models/{REPO}/revision/main"), format!("/api/models/{REPO}/revision/{}", state.commit)];
+    let Some(repo) = state.models.keys().find(|repo| path.contains(&format!("/{repo}/"))).cloned() else {
+        return whole(404, &[("X-Error-Code", "RepoNotFound")], Vec::new());
+    };
+    let known = [format!("/api/models/{repo}/revision/main"), format!("/api/models/{repo}/revision/{}", state.commit)];
     if known.iter().any(|known| known == path) {
         let file = |(name, contents): (&String, &Vec<u8>)| serde_json::json!({ "rfilename": name, "size": contents.len() });
-        let files: Vec<_> = state.files.iter().map(file).collect();
+        let files: Vec<_> = state.models[&repo].iter().map(file).collect();
         let listing = serde_json::json!({ "sha": state.commit, "siblings": files });
         return whole(200, &[("Content-Type", "application/json")], listing.to_string().into_bytes());
     }
     if path.starts_with("/api/models/") {
-        let code = if path.starts_with(&format!("/api/models/{REPO}/")) { "RevisionNotFound" } else { "RepoNotFound" };
-        return whole(404, &[("X-Error-Code", code)], Vec::new());
+        return whole(404, &[("X-Error-Code", "RevisionNotFound")], Vec::new());
     }
-    let resolve = format!("/{REPO}/resolve/{}/", state.commit);
-    let cached = format!("/api/resolve-cache/models/{REPO}/{}/", state.commit);
+    let resolve = format!("/{repo}/resolve/{}/", state.commit);
+    let cached = format!("/api/resolve-cache/models/{repo}/{}/", state.commit);
     if let Some((status, code)) = (!state.faults.file_answers.is_empty()).then(|| state.faults.file_answers.remove(0)) {
         return whole(status, &[("X-Error-Code", code)], Vec::new());
     }
-    if let Some((name, contents)) = path.strip_prefix(&cached).and_then(|name| state.files.get_key_value(name)) {
+    if let Some((name, contents)) = path.strip_prefix(&cached).and_then(|name| state.models[&repo].get_key_value(name)) {
         return whole(200, &[("ETag", &format!("\"{}\"", etag(name, contents)))], contents.clone());
     }
-    match path.strip_prefix(&resolve).and_then(|name| state.files.get_key_value(name)) {
+    match path.strip_prefix(&resolve).and_then(|name| state.models[&repo].get_key_value(name)) {
         Some((name, contents)) if is_large(name) => {
-            let location = format!("http://{}/{name}?Signature=signed-secret", state.store);
+            let location = format!("http://{}/{repo}/{name}?Signature=signed-secret", state.store);
             let (hash, size) = (format!("\"{}\"", etag(name, contents)), contents.len().to_string());
             let headers =
                 [("Location", location.as_str()), ("X-Linked-ETag", &hash), ("X-Linked-Size", &size), ("ETag", "\"pointer\"")];
@@ -220,7 +228,8 @@ fn hub_answer(state: &mut State, request: &Request) -> Reply {
 
 fn store_answer(state: &mut State, request: &Request) -> Reply {
     let name = request.path.trim_start_matches('/').split('?').next().unwrap_or_default();
-    let Some(mut contents) = state.files.get(name).cloned() else { return whole(404, &[], Vec::new()) };
+    let found = state.models.iter().find_map(|(repo, files)| files.get(name.strip_prefix(repo.as_str())?.strip_prefix('/')?));
+    let Some(mut contents) = found.cloned() else { return whole(404, &[], Vec::new()) };
     if state.faults.damage {
         contents[0] ^= 1;
     }

@@ -11,17 +11,19 @@ pub(super) fn book_folder() -> PathBuf {
 }
 
 /// A fenced block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Block {
     /// Its first line in the file, the fence's, from 1.
     pub(super) line: usize,
     pub(super) language: String,
     /// Words behind the language, with the value behind `=`.
-    marks: Vec<(String, String)>,
+    pub(super) marks: Vec<(String, String)>,
     /// Its text, includes expanded.
     pub(super) text: String,
     /// The files, from the repository's root, that are all its text; none where it has text of its own.
     pub(super) includes: Vec<String>,
+    /// Shell commands of the comment `<!-- given … -->` before it: what a reader has before the block.
+    pub(super) given: Option<String>,
 }
 
 impl Block {
@@ -52,11 +54,17 @@ impl Chapter {
         let source = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let line_at = |offset: usize| source[..offset].matches('\n').count() + 1;
         let mut chapter = Self::default();
-        let (mut heading, mut block) = (None::<String>, None::<Block>);
+        let (mut heading, mut block, mut comment) = (None::<String>, None::<Block>, String::new());
         for (event, range) in Parser::new_ext(&source, Options::ENABLE_TABLES).into_offset_iter() {
             let line = line_at(range.start);
             match event {
-                Event::Start(Tag::CodeBlock(kind)) => block = Some(new_block(line, &kind)),
+                Event::Start(Tag::HtmlBlock) => comment.clear(),
+                Event::Html(text) => comment.push_str(&text),
+                Event::Start(Tag::CodeBlock(kind)) => {
+                    let given = comment.trim().strip_prefix("<!-- given\n").and_then(|text| text.strip_suffix("-->"));
+                    block = Some(Block { given: given.map(str::to_owned), ..new_block(line, &kind) });
+                    comment.clear();
+                }
                 Event::End(TagEnd::CodeBlock) => {
                     let block = block.take().expect("it was begun");
                     chapter.blocks.push(expand(block, path));
@@ -111,7 +119,7 @@ fn new_block(line: usize, kind: &CodeBlockKind<'_>) -> Block {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         (name.to_owned(), value.to_owned())
     };
-    Block { line, language, marks: words.map(mark).collect(), text: String::new(), includes: Vec::new() }
+    Block { line, language, marks: words.map(mark).collect(), text: String::new(), includes: Vec::new(), given: None }
 }
 
 /// Puts the text of files in the place of `{{#include FILE}}` and `{{#include FILE:ANCHOR}}`.
@@ -151,6 +159,16 @@ fn part_of(source: &str, anchor: &str) -> Option<String> {
         lines.by_ref().take_while(|line| !line.trim_end().ends_with(&format!("ANCHOR_END: {anchor}"))).collect();
     let shown = inside.into_iter().filter(|line| !line.contains("ANCHOR: ") && !line.contains("ANCHOR_END: "));
     Some(shown.map(|line| format!("{line}\n")).collect())
+}
+
+#[test]
+fn what_is_given_belongs_to_the_next_block_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let page = dir.path().join("page.md");
+    let text = "Text.\n\n<!-- given\nmkdir a\nls > b\n-->\n\n```console\n$ ls\n```\n\n<!-- else -->\n\n```console\n$ ls\n```\n";
+    std::fs::write(&page, text).expect("written");
+    let given: Vec<Option<String>> = Chapter::read(&page).blocks.into_iter().map(|block| block.given).collect();
+    assert_eq!(given, [Some("mkdir a\nls > b\n".to_owned()), None]);
 }
 
 #[test]

@@ -1,33 +1,72 @@
 //! The folder in which a chapter's commands are run.
 
+use std::cell::{OnceCell, RefCell};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use farmhand_endpoints::loopback::Loopback;
 use tempfile::TempDir;
 
 use super::chapter::Block;
 use super::output::{Comparison, Step, steps};
+use super::servers;
 use crate::command::Finished;
+use crate::hub_server::HubServer;
 use crate::own_program::own_program;
 
+/// What a command ends in that serves those after it.
+const SERVES: &str = "# in another terminal";
+
 /// An empty folder with the repository's `examples` and `tests` in it, as if it were the root of a copy.
-#[derive(Debug)]
-pub(super) struct Scratch(TempDir);
+#[derive(Default)]
+pub(super) struct Scratch {
+    path: PathBuf,
+    /// The folder, where it is gone in the end.
+    _gone: Option<TempDir>,
+    hub: OnceCell<HubServer>,
+    /// Commands in other terminals.
+    terminals: RefCell<Vec<Terminal>>,
+    /// A port as the book has it, and the one that is used.
+    ports: RefCell<Vec<(String, String)>>,
+}
+
+/// A command that serves; it ends when dropped.
+enum Terminal {
+    Program(Child),
+    Here { _server: Loopback },
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Self::Program(child) = self {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
 
 impl Scratch {
-    pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        for folder in ["examples", "tests"] {
-            let target = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-            std::os::unix::fs::symlink(target, dir.path().join(folder)).expect("linked");
-        }
-        Self(dir)
+    /// A folder of no name, or, where cargo compiles in it, the same for every run: what it leaves in its build folder is then replaced.
+    pub(super) fn new(chapter: &str, builds: bool) -> Self {
+        let (path, gone) = if builds {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("book").join(chapter);
+            drop(std::fs::remove_dir_all(&path));
+            std::fs::create_dir_all(&path).expect("created");
+            (path, None)
+        } else {
+            let dir = tempfile::tempdir().expect("a folder");
+            (dir.path().to_owned(), Some(dir))
+        };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        copy(&root.join("examples"), &path.join("examples"));
+        std::os::unix::fs::symlink(root.join("tests"), path.join("tests")).expect("linked");
+        Self { path, _gone: gone, ..Self::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
     }
 
     pub(super) fn write(&self, name: &str, text: &str) -> Result<(), String> {
@@ -38,6 +77,7 @@ impl Scratch {
     }
 
     /// Runs the commands of a block, one after the other.
+    #[expect(clippy::print_stderr, reason = "it is said what is left out")]
     pub(super) fn try_commands(&self, block: &Block) -> Result<(), String> {
         let steps = steps(&block.text);
         if steps.is_empty() {
@@ -46,16 +86,39 @@ impl Scratch {
         if block.has("no-run") {
             return Ok(());
         }
-        let comparison = Comparison { numbers_vary: block.has("numbers-vary"), any_order: block.has("any-order") };
+        match block.value("needs") {
+            Some("published data") if published_data().is_none() => {
+                eprintln!("skipped: `{}`: ../shared/data is not there", steps[0].command);
+                return Ok(());
+            }
+            None | Some("published data") => {}
+            Some(other) => return Err(format!("a block needs `published data`, not `{other}`")),
+        }
+        if block.has("hub") {
+            self.hub.get_or_init(|| servers::hub(self.path()));
+        }
+        if let Some(given) = &block.given {
+            self.run(given, &Block { marks: Vec::new(), ..block.clone() })?;
+        }
+        let comparison = Comparison {
+            numbers_vary: block.has("numbers-vary"),
+            any_order: block.has("any-order"),
+            verdict_varies: block.has("verdict-varies"),
+        };
         for step in steps {
-            let printed = match block.has("serves") {
-                true => self.serve(&step)?,
-                false => self.run(&step.command, block)?,
+            let printed = match step.command.strip_suffix(SERVES) {
+                Some(command) => {
+                    self.open_terminal(command.trim(), block)?;
+                    continue;
+                }
+                None if block.has("serves") => self.serve(&step)?,
+                None => self.run(&self.with_ports(&step.command), block)?,
             };
             if !step.shown.trim().is_empty() && !comparison.same(&step.shown, &printed) {
                 return Err(format!("`{}` is shown with\n{}\nand prints\n{printed}", step.command, step.shown));
             }
         }
+        self.terminals.borrow_mut().clear();
         Ok(())
     }
 
@@ -89,6 +152,40 @@ impl Scratch {
         Ok(printed.join("\n"))
     }
 
+    /// Starts a server on a free port, which from then on is meant by the one in the book. A program says where it listens in its
+    /// first line; `vllm` is played.
+    fn open_terminal(&self, command: &str, block: &Block) -> Result<(), String> {
+        let port = block.value("port").ok_or("`port=N` says where a command in another terminal listens")?;
+        let (terminal, address) = if let Some(words) = command.strip_prefix("vllm serve ") {
+            let folder = self.path().join(words.split_whitespace().next().unwrap_or_default());
+            let server = servers::vllm(&folder)?;
+            let address = server.base_url().trim_end_matches("/v1").to_owned();
+            (Terminal::Here { _server: server }, address)
+        } else {
+            let command = format!("exec {}", command.replace(port, "0"));
+            let mut child = self.shell(&command).stdout(Stdio::piped()).spawn().expect("sh starts");
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).map_err(|error| error.to_string())?;
+            (Terminal::Program(child), line.trim().to_owned())
+        };
+        let free = address.rsplit(':').next().unwrap_or_default();
+        if free.is_empty() || !free.chars().all(|c| c.is_ascii_digit()) {
+            return Err(format!("`{command}` does not say where it listens: `{address}`"));
+        }
+        let address = |port: &str| format!("127.0.0.1:{port}");
+        for file in std::fs::read_dir(self.path().join("examples/configs")).expect("there").flatten() {
+            let text = std::fs::read_to_string(file.path()).expect("readable");
+            std::fs::write(file.path(), text.replace(&address(port), &address(free))).expect("written");
+        }
+        self.ports.borrow_mut().push((address(port), address(free)));
+        self.terminals.borrow_mut().push(terminal);
+        Ok(())
+    }
+
+    fn with_ports(&self, command: &str) -> String {
+        self.ports.borrow().iter().fold(command.to_owned(), |command, (written, used)| command.replace(written, used))
+    }
+
     fn shell(&self, command: &str) -> Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::iter::once(programs().to_owned()).chain(std::env::split_paths(&path));
@@ -99,10 +196,37 @@ impl Scratch {
             .env("PATH", std::env::join_paths(folders).expect("a path"))
             .env("OMP_NUM_THREADS", "1")
             .env("FARMHAND_CACHE", self.path().join("cache"))
-            .env("HF_HUB_OFFLINE", "1")
+            .env("ROOT", env!("CARGO_MANIFEST_DIR"))
+            .env("HF_HOME", self.path().join("hf"))
             .stdin(Stdio::null());
+        match self.hub.get() {
+            Some(hub) => shell.env("HF_ENDPOINT", &hub.endpoint).env_remove("HF_HUB_OFFLINE").env_remove("HF_HUB_CACHE"),
+            None => shell.env("HF_HUB_OFFLINE", "1"),
+        };
+        if let Some(data) = published_data() {
+            shell.env("DATA", data);
+        }
         shell
     }
+}
+
+/// Copies a folder without what building and running leave in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("created");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let name = entry.file_name();
+        let is_left = name.to_str().is_none_or(|name| matches!(name, "target" | "runs" | "__pycache__") || name.ends_with(".so"));
+        match entry.file_type().expect("a type") {
+            _ if is_left => {}
+            kind if kind.is_dir() => copy(&entry.path(), &to.join(name)),
+            _ => drop(std::fs::copy(entry.path(), to.join(name)).expect("copied")),
+        }
+    }
+}
+
+/// The folder of published data beside the repository, where it is there.
+fn published_data() -> Option<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").canonicalize().ok()
 }
 
 /// A folder with links to the programs, made once.
@@ -114,7 +238,7 @@ fn programs() -> &'static Path {
         // Named so that cargo builds it: `farmhand` starts it from its own folder.
         let _ = env!("CARGO_BIN_EXE_farmhand-engine");
         let farmhand = Path::new(env!("CARGO_BIN_EXE_farmhand"));
-        for (name, program) in [("farmhand", farmhand.to_owned()), ("my-farmhand", own_program().to_owned())] {
+        for (name, program) in [("farmhand", farmhand), ("my-farmhand", own_program())] {
             let link = folder.join(name);
             if std::fs::read_link(&link).is_ok_and(|target| target == program) {
                 continue;
