@@ -226,11 +226,12 @@ pub(crate) fn own_component(kind: ComponentKind, name: &str) -> Option<&'static 
     inventory::iter::<ComponentInfo>.into_iter().find(|info| info.kind == kind && info.name == name && is_own(info))
 }
 
-/// "unknown learner `dop`", with the nearest known name and the list as a hint.
+/// "unknown learner `dop`", with the nearest known name or the list as a hint, and that it may be a plugin's.
 pub fn unknown_component(kind: ComponentKind, name: &str) -> (String, String) {
     let known = component_names(kind);
     let message = format!("unknown {} `{name}`", kind.noun());
-    (message, crate::config::did_you_mean(name, &known))
+    let hint = crate::config::did_you_mean(name, &known);
+    (message, format!("{hint}; what a plugin brings is known once the configuration's `plugins`, or `--plugin`, names the plugin"))
 }
 
 /// What a component may use while it is built.

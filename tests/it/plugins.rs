@@ -122,7 +122,7 @@ fn a_learner_from_outside_makes_the_bytes_of_the_same_file_compiled_in_also_afte
     }
 
     // Without the plugin its learner is unknown, and the report needs none.
-    farmhand(outside.path(), &["run", &config]).expect_error(&["unknown learner `r_dpo`"], Some("did you mean"));
+    farmhand(outside.path(), &["run", &config]).expect_error(&["unknown learner `r_dpo`"], Some("names the plugin"));
     farmhand(outside.path(), &["report", "runs/tiny"]).expect_success();
 }
 

@@ -24,20 +24,33 @@ struct Shape {
     crates: &'static [&'static str],
     /// What the kind is called in configurations.
     key: &'static str,
+    /// Where one, `NAME`, stands in an experiment.
+    used: &'static str,
 }
 
 fn shape(kind: PluginKind) -> Shape {
     macro_rules! template {
-        ($key:literal, $crates:expr) => {
-            Shape { template: include_str!(concat!("../../../xtask/templates/", $key, ".rs")), crates: $crates, key: $key }
+        ($key:literal, $crates:expr, $used:literal) => {
+            Shape {
+                template: include_str!(concat!("../../../xtask/templates/", $key, ".rs")),
+                crates: $crates,
+                key: $key,
+                used: $used,
+            }
         };
     }
     match kind {
-        PluginKind::Learner => template!("learner", &["core", "models", "plugins"]),
-        PluginKind::Policy => template!("policy", &["core", "plugins"]),
-        PluginKind::RewardModel => template!("reward_model", &["core", "plugins"]),
-        PluginKind::Annotator => template!("annotator", &["core", "annotators"]),
-        PluginKind::Evaluator => template!("evaluator", &["core", "evaluators"]),
+        PluginKind::Learner => template!("learner", &["core", "models", "plugins"], "[methods.NAME.learner.NAME]"),
+        PluginKind::Policy => template!("policy", &["core", "plugins"], "[methods.NAME.policy.NAME]"),
+        PluginKind::RewardModel => template!(
+            "reward_model",
+            &["core", "plugins"],
+            "reward_model = { NAME = {} } under [methods.best_of_8.policy.best_of_n]"
+        ),
+        PluginKind::Annotator => template!("annotator", &["core", "annotators"], "[annotator.NAME]"),
+        PluginKind::Evaluator => {
+            template!("evaluator", &["core", "evaluators"], "evaluators = [{ win_rate = {} }, { NAME = {} }] under [evaluate]")
+        }
     }
 }
 
@@ -66,12 +79,13 @@ pub(super) fn new(args: &PluginNewArgs, cli: &Cli) -> Result<()> {
         "wrote {shown}/src/lib.rs, a {} that works as it is; next:
 
   1. put your own into {shown}/src/lib.rs: it says what goes where
-  2. farmhand plugin build {shown}
+  2. farmhand plugin build {shown}: minutes the first time, then seconds
   3. farmhand --plugin {shown} describe {name}
-  4. name it in an experiment: plugins = [\"{shown}\"], and below it {}.{name} = {{ … }}
+  4. name it in an experiment: plugins = [\"{shown}\"] on top, a path from the file's own folder on, and below
+     {}
 ",
         shape.key.replace('_', " "),
-        shape.key
+        shape.used.replace("NAME", name)
     ))
 }
 
