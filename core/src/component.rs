@@ -231,7 +231,10 @@ pub fn unknown_component(kind: ComponentKind, name: &str) -> (String, String) {
     let known = component_names(kind);
     let message = format!("unknown {} `{name}`", kind.noun());
     let hint = crate::config::did_you_mean(name, &known);
-    (message, format!("{hint}; what a plugin brings is known once the configuration's `plugins`, or `--plugin`, names the plugin"))
+    (
+        message,
+        format!("{hint}; what a plugin brings is known once the configuration's `plugins`, or `--plugin`, names the plugin"),
+    )
 }
 
 /// What a component may use while it is built.
