@@ -71,7 +71,7 @@ fn alpaca_evals_own_examples_of_leanings() {
     add(&mut verdicts, "lists", "lists", &lists);
     let found = report(&verdicts, "lengths", None, &options());
     assert_eq!(value(&found, "prefers_longer"), 100.0);
-    assert!((value(&found, "longer_by") - 1212.770_562_770_563).abs() < 1e-10);
+    assert!((value(&found, "longer_by") - 1_212.770_562_770_563).abs() < 1e-10);
     let lists = report(&verdicts, "lists", None, &options());
     assert!((value(&lists, "prefers_list") - 200.0 / 3.0).abs() < 1e-12);
     // Noise makes a coin of every second verdict at a rate of ¼.

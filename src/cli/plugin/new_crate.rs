@@ -177,7 +177,7 @@ mod tests {
             let manifest: toml::Table = manifest_text(&shape, "my-method", Path::new("/some \"where\"")).parse().expect("TOML");
             let needs = manifest["dependencies"].as_table().expect("a table");
             assert_eq!(needs["farmhand-core"]["path"].as_str(), Some("/some \"where\"/core"));
-            let without = needs.get("farmhand-plugins").map(|plugins| &plugins["default-features"] == &toml::Value::from(false));
+            let without = needs.get("farmhand-plugins").map(|plugins| plugins["default-features"] == toml::Value::from(false));
             assert_eq!(without, (home == "farmhand_plugins").then_some(true));
             assert_eq!((needs.contains_key("tch"), needs.contains_key("async-trait")), (tensors, kind == PluginKind::Annotator));
         }

@@ -164,9 +164,10 @@ impl Scratch {
         } else {
             let command = format!("exec {}", command.replace(port, "0"));
             let mut child = self.shell(&command).stdout(Stdio::piped()).spawn().expect("sh starts");
-            let mut line = String::new();
-            BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).map_err(|error| error.to_string())?;
-            (Terminal::Program(child), line.trim().to_owned())
+            let out = child.stdout.take().expect("piped");
+            let (terminal, mut line) = (Terminal::Program(child), String::new());
+            BufReader::new(out).read_line(&mut line).map_err(|error| error.to_string())?;
+            (terminal, line.trim().to_owned())
         };
         let free = address.rsplit(':').next().unwrap_or_default();
         if free.is_empty() || !free.chars().all(|c| c.is_ascii_digit()) {
