@@ -71,7 +71,7 @@ pub(super) fn build(args: &PluginBuildArgs, cli: &Cli, terminal: &Terminal) -> R
 }
 
 /// A crate without a lock file gets farmhand's: cargo keeps the versions in it and drops what the crate does not use.
-fn start_from_own_versions(dir: &Path, sources: &Path, again: bool) -> Result<()> {
+pub(super) fn start_from_own_versions(dir: &Path, sources: &Path, again: bool) -> Result<()> {
     let lock = dir.join("Cargo.lock");
     if lock.exists() && !again {
         return Ok(());

@@ -13,6 +13,7 @@ use farmhand_core::{ComponentKind, Error, Result};
 use serde_json::json;
 
 use self::component_name::type_name;
+use super::compile::start_from_own_versions;
 use super::sources;
 use crate::cli::args::{Cli, PluginKind, PluginNewArgs};
 
@@ -71,6 +72,8 @@ pub(super) fn new(args: &PluginNewArgs, cli: &Cli) -> Result<()> {
     write(&dir.join("src/lib.rs"), &library(&shape, name))?;
     write(&dir.join(".gitignore"), "/target\n/*.so\n")?;
     write(&manifest, &manifest_text)?;
+    // `export_plugin!()` puts the lock file into the library; so the crate can be a dependency before it was ever built itself.
+    start_from_own_versions(&dir, &sources, false)?;
     if cli.json {
         return crate::cli::print_json(&json!({ "dir": dir, "package": package, "kind": shape.key, "name": name }));
     }
