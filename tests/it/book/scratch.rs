@@ -26,6 +26,8 @@ pub(super) struct Scratch {
     /// The folder, where it is gone in the end.
     _gone: Option<TempDir>,
     hub: OnceCell<HubServer>,
+    /// The commands that go to the chapter's copy of the repository.
+    copy: OnceCell<String>,
     /// Commands in other terminals.
     terminals: RefCell<Vec<Terminal>>,
     /// A port as the book has it, and the one that is used.
@@ -126,6 +128,7 @@ impl Scratch {
     fn run(&self, command: &str, block: &Block) -> Result<String, String> {
         let fails = block.has("fails");
         let command = if block.has("with-notes") { &format!("exec 2>&1; {command}") } else { command };
+        let command = if block.has("in-a-copy") { &format!("{}; {command}", self.copy.get_or_init(enter_copy)) } else { command };
         let finished: Finished = self.shell(command).output().expect("sh starts").into();
         if (finished.code == Some(0)) == fails {
             let Finished { stdout, stderr, code } = finished;
@@ -209,6 +212,27 @@ impl Scratch {
         }
         shell
     }
+}
+
+/// A fresh copy of the repository, without what lies in its root besides, as the shell's commands that go there. Cargo compiles `xtask`
+/// alone in it, which needs no other crate.
+fn enter_copy() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("book");
+    let to = place.join("repository");
+    drop(std::fs::remove_dir_all(&to));
+    std::fs::create_dir_all(&to).expect("created");
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).expect("readable");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    let members =
+        manifest["workspace"]["members"].as_array().expect("a list").iter().map(|member| member.as_str().expect("a name"));
+    for folder in members.chain([".cargo", "benches", "examples", "src", "tests"]) {
+        copy(&root.join(folder), &to.join(folder));
+    }
+    for file in ["build.rs", "Cargo.toml", "Cargo.lock", "rustfmt.toml"] {
+        std::fs::copy(root.join(file), to.join(file)).expect("copied");
+    }
+    format!("cd {to:?}; export CARGO_TARGET_DIR={:?} CARGO_NET_OFFLINE=true", place.join("target-of-the-repository"))
 }
 
 /// Copies a folder without what building and running leave in it.
