@@ -4,7 +4,7 @@
 
 The plugins are what `farmhand plugin new` writes, each under a name of its own, built by `farmhand plugin build`: a learner's holds
 tensors, models and a tokenizer, and is the largest of them. Plugins that lie in the folder from an earlier call are built again only where
-farmhand has changed. The engine is started directly, with the variables that `farmhand` sets for it, so that nothing starts twice.
+farmhand has changed.
 """
 
 import argparse
@@ -12,8 +12,6 @@ import os
 import pathlib
 import subprocess
 import time
-
-VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def parse():
@@ -35,9 +33,9 @@ def built(farmhand, folder, kind, name):
     return pathlib.Path(said.stdout.strip())
 
 
-def timed(command, environment):
+def timed(command):
     start = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return 1000 * (time.perf_counter() - start)
 
 
@@ -54,12 +52,10 @@ def main():
         os.link(library, loaded / library.name)
     size = sum(library.stat().st_size for library in loaded.iterdir()) / arguments.plugins / 1e6
 
-    engine = farmhand.with_name("farmhand-engine")
-    environment = {**VARIABLES, **os.environ}
     without, with_plugins = [], []
     for _ in range(arguments.rounds):
-        without.append(timed([engine, "list"], environment))
-        with_plugins.append(timed([engine, "--plugin", loaded, "list"], environment))
+        without.append(timed([farmhand, "list"]))
+        with_plugins.append(timed([farmhand, "--plugin", loaded, "list"]))
     added = min(with_plugins) - min(without)
     print(f"{arguments.plugins} plugins of kind {arguments.kind}, {size:.0f} MB each: `list` takes {min(without):.1f} ms without and {min(with_plugins):.1f} ms with them")
     print(f"they add {added:.1f} ms, {added / arguments.plugins:.2f} ms each (least of {arguments.rounds}, in turns)")

@@ -108,11 +108,11 @@ impl RunFiles {
         let judging = read_judging(run_dir, &models)?;
         let mut scalars = read_scalars(&run_dir.join("events.jsonl"))?;
         // What an earlier configuration trained in their place is not this run's.
-        for (name, _) in &untrained_reward_models {
-            let stage =
-                if name == AnswerScores::REWARD_MODEL { "reward-model".to_owned() } else { format!("reward-model-{name}") };
-            scalars.remove(&stage);
-        }
+        let untrained = |name: Option<&str>| {
+            let name = name.unwrap_or(AnswerScores::REWARD_MODEL);
+            untrained_reward_models.iter().any(|(other, _)| other == name)
+        };
+        scalars.retain(|stage, _| !trained_reward_model(stage).is_some_and(untrained));
         Ok(Self { name, config, models, scalars, reward_models, untrained_reward_models, judging })
     }
 }
@@ -202,6 +202,14 @@ fn name_in(config: &str, path: &Path) -> Result<Option<String>> {
     let table: toml::Table = toml::from_str(config)
         .map_err(|error| Error::invalid_data(format!("`{}` is not TOML", path.display())).with_source(error))?;
     Ok(table.get("name").and_then(toml::Value::as_str).map(str::to_owned))
+}
+
+/// The reward model that a stage trains, by its name in `[reward_models]`; without a name, that of `[reward_model]`.
+pub(crate) fn trained_reward_model(stage: &str) -> Option<Option<&str>> {
+    match stage.strip_prefix("reward-model")? {
+        "" => Some(None),
+        rest => rest.strip_prefix('-').map(Some),
+    }
 }
 
 /// The reward models of a configuration that have a scorer and no learner.

@@ -9,8 +9,9 @@
 //!   only words and layout are compared. `any-order`: nor is the order of lines. `verdict-varies`: nor is the first line,
 //!   where the experiment was larger than what a test can run. `with-notes`: what goes to stderr is shown as well. `serves`: runs until it is stopped.
 //!   `needs=published data`: run where `../shared/data` lies beside the repository. `hub`: with a hub on this machine in place of the real one.
-//!   `port=N`: N stands for a free port. `builds`: cargo compiles in the chapter's folder. `in-a-copy`: run at the root of a copy of the repository. `no-run=REASON`: not run here, but understood by
-//!   the real command line. A command that ends in `# in another terminal` serves the ones after it.
+//!   `port=N`: N stands for a free port. `builds`: cargo compiles in the chapter's folder. `in-a-copy`: run at the root of a copy of
+//!   the repository. `no-run=REASON`: not run here, but understood by the real command line. A command that ends in
+//!   `# in another terminal` serves the ones after it.
 //!   A comment `<!-- given … -->` before the block holds commands for what a reader has by then, such as files of one's own; `$DATA` is
 //!   the folder of published data.
 //! * `toml`: part of an experiment. `alternatives`: each table alone. `file=NAME`: written to the chapter's folder, as are

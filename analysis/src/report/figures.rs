@@ -9,7 +9,7 @@ use crate::html::escape;
 use crate::leaderboard::Leaderboard;
 use crate::repetitions::split_seed;
 use crate::report::{Part, length_controlled, rewards};
-use crate::run_files::{AnswerScores, RunFiles};
+use crate::run_files::{AnswerScores, RunFiles, trained_reward_model};
 
 /// The colour of what belongs to no evaluated model: the palette's grey.
 const NEUTRAL: usize = 6;
@@ -214,7 +214,7 @@ fn order(stage: &str) -> usize {
     match stage {
         "base" => 0,
         "sft" => 1,
-        _ if reward_model_name(stage).is_some() => 2,
+        _ if trained_reward_model(stage).is_some() => 2,
         _ => 3,
     }
 }
@@ -262,18 +262,12 @@ fn method_of(stage: &str) -> &str {
 fn stage_title(stage: &str) -> String {
     match stage {
         "sft" => "Supervised fine-tuning".to_owned(),
-        other => match reward_model_name(other) {
-            Some("") => "Reward model".to_owned(),
-            Some(name) => format!("Reward model `{name}`"),
+        other => match trained_reward_model(other) {
+            Some(None) => "Reward model".to_owned(),
+            Some(Some(name)) => format!("Reward model `{name}`"),
             None => method_of(other).to_owned(),
         },
     }
-}
-
-/// The name of the reward model that a stage trains, empty for the one without.
-fn reward_model_name(stage: &str) -> Option<&str> {
-    let rest = stage.strip_prefix("reward-model")?;
-    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('-') }
 }
 
 /// What comes after the last `/` of a scalar's name.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::html::escape;
 use crate::number::fixed;
-use crate::run_files::MeasuredRewardModel;
+use crate::run_files::{AnswerScores, MeasuredRewardModel, trained_reward_model};
 use crate::table::{Align, Table};
 
 /// Which were asked without being trained, by name and what scores, and a table of those that were measured; nothing when there
@@ -86,7 +86,7 @@ fn right(header: &str) -> (&str, Align) {
 
 /// The name in `[reward_models]`, or of the one without.
 fn name_of(stage: &str) -> &str {
-    stage.strip_prefix("reward-model-").unwrap_or("reward_model")
+    trained_reward_model(stage).flatten().unwrap_or(AnswerScores::REWARD_MODEL)
 }
 
 #[cfg(test)]
